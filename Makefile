@@ -1,0 +1,63 @@
+# The words of the README. Everything happens in a virtual environment in .venv; nothing else is touched.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(wildcard export/*.py models/*.py training/*.py converters/*.py validation/*.py validation/*/*.py validation/mil/*/*.py)
+
+.PHONY: help install demo test test-slow lint format bench lock schema train-demo sample docker clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+install: $(VENV)/.installed $(VENV)/.linked  ## make the virtual environment with the locked versions
+
+$(VENV)/.installed: requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	touch $@
+
+# A strict editable install links single files, so it is made anew when the set of files changes.
+$(VENV)/.linked: $(VENV)/.installed pyproject.toml $(SOURCES)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+		--config-settings editable_mode=strict -e .
+	touch $@
+
+demo: install  ## the main job on real images: four targets, two precisions, verified
+	$(BIN)/lvexport mobilevit --weights demo --to coreml,tflite,executorch,onnx --quantize fp32,fp16
+
+test: install  ## the tests, with a sample of the slow suites
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: install  ## every test, also those that take minutes each
+	$(BIN)/python -m pytest
+
+lint: install  ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install  ## let ruff put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: demo  ## latency of the demo's artifacts, in turn, as ratios with their spread
+	$(BIN)/lvexport bench dist/mobilevit_xxs-demo-64
+
+lock: $(VENV)/.installed  ## write requirements.lock anew from pyproject.toml
+	$(BIN)/python tools/lock.py > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
+schema: install  ## write the manifest's JSON schema anew
+	$(BIN)/python tools/schema.py > docs/manifest.schema.json
+
+train-demo: install  ## train the demo checkpoint (30 to 60 minutes on 2 cores; needs dataset-fashion-mnist)
+	$(BIN)/python -m lvexport.training.demo models/checkpoints/mobilevit_xxs.safetensors
+
+sample: install  ## draw the sample of images that ships (needs dataset-fashion-mnist)
+	$(BIN)/python -m lvexport.training.sample validation/samples/fashion_mnist.safetensors
+
+docker:  ## build the image
+	docker build -t lvexport .
+
+clean:  ## remove what the targets above made
+	rm -rf $(VENV) dist build *.egg-info .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,102 @@
+"""What a converter is given, and what it hands back.
+
+A converter is one module here. It takes a captured program and writes one artifact; it knows nothing of registry
+names, command lines or bundles, and it loads its libraries only when it is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, shape and dtype (numpy's spelling, such as ``float32``) of an input or output."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A precision. ``significand_bits`` counts the hidden one: 24 for float32, 11 for float16 (IEEE 754)."""
+
+    name: str
+    summary: str
+    significand_bits: int
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """(x/255 - mean) / std, RGB: what the program expects to have been done to the pixels."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A program as ``torch.export`` saved it (``.pt2``), with what the file does not say."""
+
+    path: Path
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    normalisation: Normalisation | None = None  # None where the input is not a picture
+    labels: tuple[str, ...] = ()
+
+    def program(self) -> ExportedProgram:
+        """Load the program. Costs an import of torch."""
+        import torch
+
+        return torch.export.load(self.path)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An option of one target: its values, the first of them the default."""
+
+    values: tuple[str, ...]
+    summary: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """How to convert: the recipe, and a value for each option that the converter declares."""
+
+    recipe: Recipe
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Notes:
+    """How it was converted, for the manifest. ``route`` names what the converter was given."""
+
+    route: str
+    remarks: tuple[str, ...] = ()
+
+
+class Converter(Protocol):
+    """One target. The module's instance of it is called ``CONVERTER``."""
+
+    name: str
+    summary: str
+    backend: str
+    suffix: str  # of the artifact, such as ".mlpackage"
+    distributions: tuple[str, ...]  # what has to be installed
+    recipes: Mapping[str, Recipe]
+    options: Mapping[str, Choice]
+
+    def convert(self, captured: Captured, request: Request, out: Path) -> Notes:
+        """Write the artifact at ``out``, which does not exist yet. Raises whatever the library raises."""
+        ...
+
+
+class ConversionError(Exception):
+    """The converter cannot do what was asked; the message says why, for the user."""

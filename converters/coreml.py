@@ -1,0 +1,143 @@
+"""Core ML: an ``.mlpackage`` that holds an ML Program, by coremltools."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from lvexport.converters.contract import Captured, Choice, ConversionError, Notes, Request
+from lvexport.converters.recipes import FLOATS
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+_PRECISIONS = {"fp32": "FLOAT32", "fp16": "FLOAT16"}
+# What coremltools raises for a program that its torch.export front end does not take.
+_NOT_TAKEN = (NotImplementedError, ValueError, KeyError, RuntimeError, AssertionError, TypeError)
+
+
+class CoreML:
+    """``io=image`` makes what an iOS developer expects of a classifier: a picture in, a label and probabilities out."""
+
+    name = "coreml"
+    summary = "Core ML ML Program, for iOS, iPadOS, macOS, tvOS, watchOS and visionOS"
+    backend = "mlprogram"
+    suffix = ".mlpackage"
+    distributions = ("coremltools",)
+    recipes = FLOATS
+    options: Mapping[str, Choice] = MappingProxyType(
+        {
+            "min_ios": Choice(("17", "15", "16", "18"), "oldest iOS that has to load the package"),
+            "io": Choice(("tensor", "image"), "take a tensor, or a picture with preprocessing and labels built in"),
+        }
+    )
+
+    def convert(self, captured: Captured, request: Request, out: Path) -> Notes:
+        import coremltools as ct
+
+        program = captured.program()
+        arguments: dict[str, Any] = {
+            "convert_to": "mlprogram",
+            "minimum_deployment_target": getattr(ct.target, f"iOS{request.options['min_ios']}"),
+            "compute_precision": getattr(ct.precision, _PRECISIONS[request.recipe.name]),
+            "skip_model_load": True,
+        }
+        if request.options["io"] == "image":
+            program = with_picture_input(program, captured)
+            arguments |= picture_interface(captured)
+        else:
+            arguments |= tensor_interface(captured)
+        model, route = convert_program(program, arguments)
+        model.save(str(out))
+        make_reproducible(out, model.get_spec())
+        return Notes(route)
+
+
+def tensor_interface(captured: Captured) -> dict[str, Any]:
+    """Inputs and outputs under the names of the captured program, in single precision."""
+    import coremltools as ct
+    import numpy as np
+
+    return {
+        "inputs": [ct.TensorType(name=s.name, shape=s.shape, dtype=np.dtype(s.dtype).type) for s in captured.inputs],
+        "outputs": [ct.TensorType(name=s.name, dtype=np.dtype(s.dtype).type) for s in captured.outputs],
+    }
+
+
+def picture_interface(captured: Captured) -> dict[str, Any]:
+    """An RGB picture of the program's own size in; a label and a dictionary of probabilities out.
+
+    Core ML computes scale·x + bias on 0…255, one scale for all channels; the division by ``std`` is in the program.
+    """
+    import coremltools as ct
+
+    assert captured.normalisation is not None
+    spec = captured.inputs[0]
+    picture = ct.ImageType(
+        name=spec.name,
+        shape=spec.shape,
+        scale=1 / 255,
+        bias=[-m for m in captured.normalisation.mean],
+        color_layout=ct.colorlayout.RGB,
+    )
+    classes = captured.outputs[0].shape[-1]
+    labels = list(captured.labels) or [str(i) for i in range(classes)]
+    return {"inputs": [picture], "classifier_config": ct.ClassifierConfig(labels)}
+
+
+def with_picture_input(program: ExportedProgram, captured: Captured) -> ExportedProgram:
+    """The program as :func:`picture_interface` calls it. Raises ConversionError where it is no picture classifier."""
+    from lvexport.converters.derived import picture_classifier
+
+    pictures = len(captured.inputs) == 1 and len(captured.inputs[0].shape) == 4 and captured.inputs[0].shape[1] == 3
+    classes = len(captured.outputs) == 1 and len(captured.outputs[0].shape) == 2
+    if captured.normalisation is None or not pictures or not classes:
+        raise ConversionError(
+            "--io image is for classifiers of one RGB picture, (1, 3, H, W) in and (1, classes) out; this model has "
+            "another interface. Leave the option out to get a package that takes tensors."
+        )
+    return picture_classifier(program, captured.normalisation)
+
+
+def convert_program(program: ExportedProgram, arguments: dict[str, Any]) -> tuple[Any, str]:
+    """Convert the exported program or, where coremltools does not take it, a trace of it."""
+    import coremltools as ct
+    import torch
+
+    from lvexport.converters.derived import examples
+
+    try:
+        return ct.convert(program.run_decompositions({}), **arguments), "torch.export"
+    except _NOT_TAKEN:
+        with torch.no_grad():
+            traced = torch.jit.trace(program.module(), examples(program), check_trace=False)
+        return ct.convert(traced, **arguments), "torch.jit.trace"
+
+
+def make_reproducible(package: Path, spec: Any) -> None:
+    """Rewrite the package so that the same program always gives the same bytes.
+
+    coremltools writes protobuf maps in any order, notes the day, and draws the manifest's identifiers at random; here
+    the identifiers follow from the content.
+    """
+    spec.description.metadata.userDefined.pop("com.github.apple.coremltools.conversion_date", None)
+    manifest_path = package / "Manifest.json"
+    manifest = json.loads(manifest_path.read_text())
+    root = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
+    content = spec.SerializeToString(deterministic=True)
+    (package / "Data" / root).write_bytes(content)
+    names = {
+        old: str(uuid.uuid5(uuid.NAMESPACE_OID, entry["path"] + content[:4096].hex())).upper()
+        for old, entry in manifest["itemInfoEntries"].items()
+    }
+    manifest["itemInfoEntries"] = {names[old]: entry for old, entry in sorted(manifest["itemInfoEntries"].items())}
+    manifest["itemInfoEntries"] = dict(sorted(manifest["itemInfoEntries"].items()))
+    manifest["rootModelIdentifier"] = names[manifest["rootModelIdentifier"]]
+    manifest_path.write_text(json.dumps(manifest, indent=4) + "\n")
+
+
+CONVERTER = CoreML()

@@ -1,0 +1,52 @@
+"""Programs derived from the captured one, for converters that need it in another form. Importing this loads torch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from lvexport.converters.contract import Normalisation
+
+
+class _Half(nn.Module):
+    """A program in half precision behind single-precision inputs and outputs."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module.half()
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        outputs = self.module(*(x.half() if x.is_floating_point() else x for x in inputs))
+        outputs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+        return tuple(y.float() if y.is_floating_point() else y for y in outputs)
+
+
+def halve(program: ExportedProgram) -> ExportedProgram:
+    """The same program with weights and arithmetic in half precision; inputs and outputs keep their types."""
+    return torch.export.export(_Half(program.module()), examples(program))
+
+
+class _PictureClassifier(nn.Module):
+    """A classifier on pixels from which the mean was taken, giving probabilities in place of logits."""
+
+    def __init__(self, module: nn.Module, std: tuple[float, float, float]) -> None:
+        super().__init__()
+        self.module = module
+        self.unit = set(std) == {1.0}
+        self.register_buffer("std", torch.tensor(std).reshape(1, 3, 1, 1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits = self.module(image if self.unit else image / self.std)
+        return torch.softmax(logits, dim=-1)
+
+
+def picture_classifier(program: ExportedProgram, normalisation: Normalisation) -> ExportedProgram:
+    """The program with the division by ``std`` before it and a softmax behind it."""
+    return torch.export.export(_PictureClassifier(program.module(), normalisation.std), examples(program))
+
+
+def examples(program: ExportedProgram) -> tuple[Tensor, ...]:
+    """The inputs that the program was captured with."""
+    args, _ = program.example_inputs or ((), {})
+    return tuple(args)

@@ -1,0 +1,38 @@
+"""ExecuTorch: a ``.pte`` program for the XNNPACK delegate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from lvexport.converters.contract import Captured, Choice, Notes, Request
+from lvexport.converters.recipes import FLOATS
+
+
+class ExecuTorch:
+    """``fp16`` computes in half precision between single-precision inputs and outputs."""
+
+    name = "executorch"
+    summary = "ExecuTorch program for the XNNPACK delegate, for Android, iOS and embedded Linux on Arm or x86"
+    backend = "xnnpack"
+    suffix = ".pte"
+    distributions = ("executorch",)
+    recipes = FLOATS
+    options: Mapping[str, Choice] = MappingProxyType({})
+
+    def convert(self, captured: Captured, request: Request, out: Path) -> Notes:
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+
+        program = captured.program()
+        if request.recipe.name == "fp16":
+            from lvexport.converters.derived import halve
+
+            program = halve(program)
+        lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+        out.write_bytes(lowered.buffer)
+        return Notes("torch.export")
+
+
+CONVERTER = ExecuTorch()

@@ -1,0 +1,89 @@
+"""ONNX: torch's dynamo exporter, then onnxsim, each step checked against the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from lvexport.converters.contract import Captured, Choice, ConversionError, Notes, Request
+from lvexport.converters.recipes import FLOATS
+
+# Simplifying may merge constants, which rounds a few numbers anew; anything beyond a few last places is a change.
+_SIMPLIFIED_TOLERANCE = 1e-5
+
+
+class Onnx:
+    """``fp16`` computes in half precision between single-precision inputs and outputs."""
+
+    name = "onnx"
+    summary = "ONNX model, for ONNX Runtime on any platform"
+    backend = "onnxruntime"
+    suffix = ".onnx"
+    distributions = ("onnx", "onnxscript", "onnxsim", "onnxruntime")
+    recipes = FLOATS
+    options: Mapping[str, Choice] = MappingProxyType({})
+
+    def convert(self, captured: Captured, request: Request, out: Path) -> Notes:
+        import onnx
+        import torch
+
+        exported = torch.onnx.export(
+            captured.program(),
+            dynamo=True,
+            input_names=[s.name for s in captured.inputs],
+            output_names=[s.name for s in captured.outputs],
+            verbose=False,
+        )
+        assert exported is not None
+        model, remark = simplify(exported.model_proto, captured)
+        if request.recipe.name == "fp16":
+            model = halve(model)
+        onnx.checker.check_model(model, full_check=True)
+        onnx.save(model, str(out))
+        return Notes("torch.export", (remark,))
+
+
+def halve(model: Any) -> Any:
+    """The model in half precision, its inputs and outputs kept in single."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    halved = OnnxModel(convert_float_to_float16(model, keep_io_types=True))
+    halved.topological_sort()  # the casts were appended behind the nodes that use them
+    return halved.model
+
+
+def simplify(model: Any, captured: Captured) -> tuple[Any, str]:
+    """The simplified model and a remark on how far its outputs are from the original's.
+
+    Raises ConversionError where simplifying changed what the model computes.
+    """
+    import onnxsim
+
+    simplified, _ = onnxsim.simplify(model)
+    change = largest_change(model, simplified, captured)
+    if not change <= _SIMPLIFIED_TOLERANCE:
+        raise ConversionError(
+            f"onnxsim changed what the model computes: outputs moved by {change:.2g} of their range. This is a bug in "
+            "onnxsim; please report it with the model."
+        )
+    return simplified, f"onnxsim: {len(model.graph.node)} → {len(simplified.graph.node)} nodes, change {change:.1e}"
+
+
+def largest_change(before: Any, after: Any, captured: Captured) -> float:
+    """Largest difference between two models' outputs on one random input, as a share of the outputs' range."""
+    import numpy as np
+    import onnxruntime
+
+    random = np.random.default_rng(0)
+    feed = {s.name: random.random(s.shape).astype(s.dtype) for s in captured.inputs}
+    a, b = (
+        onnxruntime.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feed)
+        for m in (before, after)
+    )
+    return max(float(np.abs(x - y).max() / (np.ptp(x) or 1.0)) for x, y in zip(a, b, strict=True))
+
+
+CONVERTER = Onnx()

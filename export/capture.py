@@ -1,0 +1,133 @@
+"""From a source to a module, and from a module to a program that converters take. Importing this loads torch."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from lvexport.converters.contract import TensorSpec
+from lvexport.cost import measure
+from lvexport.errors import UsageError
+from lvexport.feeding import save_outputs, tensors
+from lvexport.jobs import Capture, Inputs, RunResult
+from lvexport.models import weights as checkpoints
+from lvexport.models.build import assemble
+from lvexport.source import Source
+
+SEED = 0
+
+
+def realise(source: Source) -> nn.Module:
+    """Build the original model in evaluation mode."""
+    if source.kind == "registry":
+        return assemble(source.provenance())
+    if source.kind == "program":
+        return _load_program(Path(source.spec)).module()
+    location, _, factory = source.spec.rpartition(":")
+    module = _script(Path(location)) if source.kind == "script" else _module(location)
+    # A factory that draws its weights has to draw the same ones in every cell.
+    torch.manual_seed(SEED)
+    built = _attribute(module, factory, source.spec)
+    if callable(built) and not isinstance(built, nn.Module):
+        built = built()
+    if not isinstance(built, nn.Module):
+        raise UsageError(f"{source.spec} gave a {type(built).__name__}, not a torch.nn.Module.")
+    if source.weights.path is not None:
+        checkpoints.load(built, source.weights.path, {})
+    return built.eval().requires_grad_(False)
+
+
+def _load_program(path: Path) -> torch.export.ExportedProgram:
+    try:
+        return torch.export.load(path)
+    except Exception as error:  # torch raises of every kind for a damaged archive
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(f"{path} is not a program that torch.export.save wrote ({reason}).") from error
+
+
+def _module(name: str) -> ModuleType:
+    sys.path.insert(0, str(Path.cwd()))
+    return importlib.import_module(name)
+
+
+def _script(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.path.insert(0, str(path.parent))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _attribute(module: ModuleType, dotted: str, spec: str) -> object:
+    found: object = module
+    for name in dotted.split("."):
+        if not hasattr(found, name):
+            raise UsageError(
+                f"{spec} cannot be built: {module.__name__} has no {dotted!r}. Name a function without arguments that "
+                "returns the model, as script.py:FUNCTION."
+            )
+        found = getattr(found, name)
+    return found
+
+
+def examples(source: Source) -> tuple[Tensor, ...]:
+    """Inputs of the shape that the model is captured at."""
+    if source.kind == "program":
+        args, _ = _load_program(Path(source.spec)).example_inputs or ((), {})
+        return tuple(args)
+    generator = torch.Generator().manual_seed(SEED)
+    return (torch.rand(1, 3, source.imgsz, source.imgsz, generator=generator),)
+
+
+def capture(model: nn.Module, inputs: tuple[Tensor, ...], out: Path) -> Capture:
+    """Export the model with ``torch.export`` and save the program at ``out``."""
+    with torch.no_grad():
+        program = torch.export.export(model, inputs)
+        torch.export.save(program, out)
+        results = model(*inputs)
+    results = (results,) if isinstance(results, Tensor) else tuple(results)
+    single = len(inputs) == 1 and inputs[0].ndim == 4
+    signature = program.graph_signature
+    names = ("image",) if single else tuple(map(str, signature.user_inputs))
+    outputs = ("logits",) if single and len(results) == 1 else tuple(f"output_{i}" for i in range(len(results)))
+    return Capture(
+        tuple(map(spec, names, inputs)),
+        tuple(map(spec, outputs, results)),
+        measure(model, inputs),
+        state_digest(model),
+    )
+
+
+def spec(name: str, tensor: Tensor) -> TensorSpec:
+    return TensorSpec(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+
+
+def state_digest(model: nn.Module) -> str:
+    """SHA-256 over all parameters and buffers, names and numbers."""
+    total = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        total.update(name.encode())
+        total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, inputs: Inputs, out: Path) -> RunResult:
+    """Run the original, one input at a time as artifacts are run, and write its outputs at ``out``."""
+    outputs = []
+    for arrays in tensors(inputs):
+        results = model(*map(torch.from_numpy, arrays))
+        results = (results,) if isinstance(results, Tensor) else results
+        outputs.append([r.numpy().copy() for r in results])
+    save_outputs(outputs, out)
+    return RunResult(f"PyTorch {torch.__version__}", (), 0.0)

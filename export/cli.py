@@ -1,0 +1,369 @@
+"""The command line. Commands parse and print; the work is done elsewhere, and loaded only once it is needed."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, Group, Parameter
+
+import lvexport
+
+if TYPE_CHECKING:
+    from lvexport.bundle import Bundle
+
+CORES = os.cpu_count() or 1
+
+MAIN_HELP = """Turn a light vision transformer, or your own PyTorch model, into Core ML, TFLite, ExecuTorch and ONNX
+artifacts, and prove on this machine that each computes what the original computes.
+
+The main job needs no command word: `lvexport MODEL --to TARGET[,TARGET…]`.
+
+For example:
+
+    lvexport mobilevit --to coreml
+    lvexport mobilevit --to coreml,tflite,executorch,onnx --quantize fp32,fp16
+    lvexport mobilevit_s --weights checkpoint.safetensors --imgsz 256 --to coreml --io image
+    lvexport my_model.py:build --imgsz 224 --to tflite
+
+Exit codes: 0 done and verified; 1 built but a verdict failed; 2 usage; 3 a converter or runtime failed.
+"""
+
+app = App(
+    name="lvexport",
+    help=MAIN_HELP,
+    help_format="markdown",
+    version=lambda: lvexport.__version__,
+    suppress_keyboard_interrupt=False,
+)
+app.register_install_completion_command(name="--install-completion")
+
+_MODEL = Group("Which model", sort_key=1)
+_WHAT = Group("What to make", sort_key=2)
+_HOW = Group("How", sort_key=3)
+_OUTPUT = Group("What to print", sort_key=4)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Printing:
+    """What every command takes."""
+
+    json: Annotated[bool, Parameter(group=_OUTPUT, negative=())] = False
+    "Print one JSON document on standard output and nothing else there."
+    quiet: Annotated[bool, Parameter(group=_OUTPUT, negative=())] = False
+    "No progress on standard error."
+    debug: Annotated[bool, Parameter(group=_OUTPUT, negative=())] = False
+    "Show tracebacks, and what failed processes printed."
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Selection:
+    """Which numbers a model has."""
+
+    weights: Annotated[str, Parameter(group=_MODEL)] = "auto"
+    "auto (what ships, else an error), demo, random (seeded), or the PATH of a .safetensors, .pt or .pth file."
+    num_classes: Annotated[int | None, Parameter(group=_MODEL)] = None
+    "Number of classes of the checkpoint, where it is not the published 1,000."
+    imgsz: Annotated[int | None, Parameter(group=_MODEL)] = None
+    "Pixels a side of the input; by default what the weights were trained at."
+
+
+@app.command
+def export(
+    model: str,
+    *,
+    to: Annotated[str, Parameter(group=_WHAT)] = "",
+    quantize: Annotated[str, Parameter(group=_WHAT)] = "fp32",
+    min_ios: Annotated[str | None, Parameter(group=_WHAT, name="--min-ios")] = None,
+    io: Annotated[str | None, Parameter(group=_WHAT)] = None,
+    selection: Selection = Selection(),
+    output: Annotated[Path, Parameter(group=_HOW)] = Path("dist"),
+    samples: Annotated[int | None, Parameter(group=_HOW)] = None,
+    force: Annotated[bool, Parameter(group=_HOW, negative=())] = False,
+    workers: Annotated[int, Parameter(group=_HOW)] = CORES,
+    timeout: Annotated[float, Parameter(group=_HOW)] = 1800.0,
+    memory: Annotated[float | None, Parameter(group=_HOW)] = None,
+    printing: Printing = Printing(),
+) -> int:
+    """Convert a model, run every artifact on real images, and leave a verified bundle. Also without the word export.
+
+    For example:
+
+        lvexport export mobilevit --to coreml
+        lvexport mobilevit --to coreml,tflite --quantize fp32,fp16 --output dist
+        lvexport mobilevit_s --weights random --imgsz 256 --to onnx
+
+    Parameters
+    ----------
+    model
+        A name (lvexport list), a family (its smallest member), module:factory, script.py:factory, or a .pt2 file.
+    to
+        Targets, with commas: coreml, tflite, executorch, onnx.
+    quantize
+        Recipes, with commas: fp32, fp16.
+    min_ios
+        Core ML: oldest iOS that has to load the package, 15 to 18 (17).
+    io
+        Core ML: tensor, or image for a picture in and a class label out (tensor).
+    output
+        Folder in which the bundle is made.
+    samples
+        Images that the verdict is taken over, at most 2,000; by default fewer for large inputs.
+    force
+        Make everything anew, also what would come out the same.
+    workers
+        Conversions and runs at a time.
+    timeout
+        Seconds after which a conversion or run is ended.
+    memory
+        GiB of memory at which a conversion or run is ended; by default four fifths of the machine's.
+    """
+    from lvexport import pipeline
+    from lvexport.api import split
+    from lvexport.jobs import Limits
+    from lvexport.plan import Plan, cells
+    from lvexport.render import export_result, progress
+    from lvexport.source import resolve
+
+    positive(samples=samples, workers=workers, timeout=timeout, memory=memory)
+    typed = {name: value for name, value in (("min_ios", min_ios), ("io", io)) if value is not None}
+    known_word(model)
+    chosen = cells(split(to), split(quantize), typed)
+    source = resolve(model, selection.weights, selection.num_classes, selection.imgsz)
+    limits = Limits(timeout, int((memory or 0) * 2**30), max(1, CORES // workers))
+    plan = Plan(source, chosen, output, samples, force, workers, limits)
+    note_choices(model, source, printing)
+    with progress(printing.quiet or printing.json) as report:
+        made = pipeline.export(plan, report)
+    return finish(made, printing, lambda: export_result(made))
+
+
+app.default(export)
+
+
+def known_word(word: str) -> None:
+    """Raise UsageError for a first word that is neither a model nor a command but nearly one of the commands."""
+    from difflib import get_close_matches
+
+    from lvexport.errors import UsageError
+    from lvexport.models.registry import ENTRIES, families
+
+    commands = [name for name in app if not name.startswith("-")]
+    near = get_close_matches(word, [*commands, *ENTRIES, *families()], n=1)
+    if word not in near and near and near[0] in commands:
+        raise UsageError(f"There is no command or model named {word!r}. Did you mean {near[0]}?")
+
+
+def positive(**numbers: float | None) -> None:
+    """Raise UsageError for an option that has to be above zero and is not."""
+    from lvexport.errors import UsageError
+
+    for name, value in numbers.items():
+        if value is not None and not value > 0:
+            raise UsageError(f"--{name} has to be more than 0, not {value}.")
+
+
+def note_choices(typed: str, source: Any, printing: Printing) -> None:
+    """Say on standard error what was chosen on the user's behalf."""
+    from lvexport.render import warn
+
+    if printing.quiet:
+        return
+    if source.kind == "registry" and typed != source.name:
+        warn(f"{typed} is a family; taking its smallest member, {source.name}.", loud=False)
+    if source.weights.kind == "demo":
+        warn(
+            f"DEMO WEIGHTS: {source.name} with {source.num_classes} classes of clothing, trained on Fashion-MNIST. "
+            "Good for trying things out, not for use. Give your own with --weights PATH.",
+            loud=True,
+        )
+    if source.weights.kind == "random":
+        warn("RANDOM WEIGHTS: the artifacts compute what the original computes, and that is noise.", loud=True)
+
+
+def finish(made: Bundle, printing: Printing, show: Any) -> int:
+    """Print a bundle as JSON or as ``show`` does, and what its failed cells printed; the exit code."""
+    from lvexport.bundle import document, exit_code
+    from lvexport.render import logs
+
+    if printing.json:
+        print(document(made.manifest), end="")
+    else:
+        show()
+    if printing.debug:
+        logs(made)
+    return exit_code(made.results)
+
+
+@app.command(name="list")
+def list_(what: Literal["models", "targets", "recipes"] = "models", *, printing: Printing = Printing()) -> int:
+    """List what there is: models, targets or recipes.
+
+    For example:
+
+        lvexport list
+        lvexport list targets --json
+
+    Parameters
+    ----------
+    what
+        models, targets or recipes.
+    """
+    from lvexport.listing import rows
+    from lvexport.render import table
+
+    columns, found = rows(what)
+    if printing.json:
+        print_json([dict(zip(columns, row, strict=True)) for row in found])
+    else:
+        table(columns, found)
+    return 0
+
+
+@app.command
+def info(subject: str, *, selection: Selection = Selection(), printing: Printing = Printing()) -> int:
+    """Parameters, MACs, memory traffic, interface, operators and origin of a model or an artifact.
+
+    For example:
+
+        lvexport info mobilevit
+        lvexport info dist/mobilevit_xxs-demo-64/mobilevit_xxs-demo-64-fp32.onnx.onnx
+
+    Parameters
+    ----------
+    subject
+        A model, as for export, or an artifact's path.
+    """
+    from lvexport.informing import about_artifact, about_model
+    from lvexport.render import information
+    from lvexport.verification import is_artifact
+
+    path = Path(subject)
+    if is_artifact(path):
+        found = about_artifact(path)
+    else:
+        found = about_model(subject, selection.weights, selection.num_classes, selection.imgsz)
+    if printing.json:
+        print_json(found.document)
+    else:
+        information(found)
+    return 0
+
+
+@app.command
+def verify(
+    path: Path,
+    *,
+    against: Annotated[str | None, Parameter(group=_HOW)] = None,
+    weights: Annotated[str, Parameter(group=_HOW)] = "auto",
+    num_classes: Annotated[int | None, Parameter(group=_HOW)] = None,
+    recipe: Annotated[str | None, Parameter(group=_HOW)] = None,
+    samples: Annotated[int | None, Parameter(group=_HOW)] = None,
+    timeout: Annotated[float, Parameter(group=_HOW)] = 1800.0,
+    printing: Printing = Printing(),
+) -> int:
+    """Run a bundle's artifacts again, here, and compare with its golden vectors, or with the model itself.
+
+    For example:
+
+        lvexport verify dist/mobilevit_xxs-demo-64
+        lvexport verify some.mlpackage --against mobilevit_s --weights checkpoint.safetensors --recipe fp16
+
+    Parameters
+    ----------
+    path
+        A bundle's folder, or an artifact.
+    against
+        Compare with this model in place of the golden vectors.
+    weights
+        With --against: its weights, as for export.
+    num_classes
+        With --against: its number of classes, as for export.
+    recipe
+        For an artifact without a bundle: the precision to judge it by. By default what its name says, else fp32.
+    samples
+        With --against: images that the verdict is taken over.
+    timeout
+        Seconds after which a run is ended.
+    """
+    from lvexport import verification
+    from lvexport.jobs import Limits
+    from lvexport.render import progress, verify_result
+
+    positive(samples=samples, timeout=timeout)
+    request = verification.Request(against, weights, num_classes, recipe, samples, CORES, Limits(timeout))
+    with progress(printing.quiet or printing.json) as report:
+        found = verification.verify(path, request, report)
+    return finish(found, printing, lambda: verify_result(found))
+
+
+@app.command
+def bench(
+    *paths: Path,
+    threads: Annotated[int, Parameter(group=_HOW)] = 1,
+    rounds: Annotated[int, Parameter(group=_HOW)] = 7,
+    runs: Annotated[int, Parameter(group=_HOW)] = 20,
+    printing: Printing = Printing(),
+) -> int:
+    """Latency of artifacts on this machine, timed in turn, with their spread.
+
+    Core ML artifacts run in the reference interpreter off macOS: their time says nothing about a phone.
+
+    For example:
+
+        lvexport bench dist/mobilevit_xxs-demo-64
+        lvexport bench a.tflite b.tflite --rounds 15
+
+    Parameters
+    ----------
+    paths
+        Bundles' folders or artifacts. The first one is what the others are compared with.
+    threads
+        Threads of each runtime.
+    rounds
+        How often each artifact has its turn.
+    runs
+        Inferences in a turn.
+    """
+    from lvexport.benching import bench as measure
+    from lvexport.errors import UsageError
+    from lvexport.render import benchmark
+
+    positive(threads=threads, rounds=rounds, runs=runs)
+    if not paths:
+        raise UsageError("Nothing to time was named. Type lvexport bench BUNDLE, or one or more artifacts.")
+    found = measure(list(paths), threads, rounds, runs)
+    if printing.json:
+        print_json(asdict(found))
+    else:
+        benchmark(found)
+    return 0
+
+
+@app.command
+def doctor(*, printing: Printing = Printing()) -> int:
+    """What this machine can build and run, and how to get what is missing.
+
+    For example:
+
+        lvexport doctor
+        lvexport doctor --json
+    """
+    from lvexport.doctor import examine
+    from lvexport.render import health
+
+    found = examine()
+    if printing.json:
+        print_json(asdict(found))
+    else:
+        health(found)
+    return 0
+
+
+def print_json(document: Any) -> None:
+    print(jsonlib.dumps(document, indent=2, ensure_ascii=False, default=str))

@@ -1,0 +1,164 @@
+"""The unit of work: a small document that says all a process needs to know, and the one that it answers with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+from lvexport.converters.contract import Captured, Normalisation, Notes, TensorSpec
+from lvexport.source import Source
+from lvexport.validation.contract import Description
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A safetensors file of inputs: ``pictures`` (n, H, W, 3) uint8, or one array a model input, in order."""
+
+    path: Path
+    count: int
+    normalisation: Normalisation | None = None  # set for pictures
+
+
+@dataclass(frozen=True)
+class CaptureJob:
+    source: Source
+    out: Path
+    kind: Literal["capture"] = "capture"
+
+
+@dataclass(frozen=True)
+class CostJob:
+    """Build the model and count, without capturing it."""
+
+    source: Source
+    kind: Literal["cost"] = "cost"
+
+
+@dataclass(frozen=True)
+class ConvertJob:
+    target: str
+    recipe: str
+    options: dict[str, str]
+    captured: Captured
+    out: Path
+    kind: Literal["convert"] = "convert"
+
+
+@dataclass(frozen=True)
+class ReferenceJob:
+    """Run the original over the inputs. ``state_digest`` is what the capture saw, to be sure it is the same model."""
+
+    source: Source
+    inputs: Inputs
+    out: Path
+    state_digest: str | None = None
+    kind: Literal["reference"] = "reference"
+
+
+@dataclass(frozen=True)
+class RunJob:
+    """Run an artifact over the inputs; ``out`` is a safetensors file with outputs ``0``, ``1``, …"""
+
+    target: str
+    artifact: Path
+    inputs: Inputs
+    out: Path
+    threads: int = 1
+    kind: Literal["run"] = "run"
+
+
+@dataclass(frozen=True)
+class DescribeJob:
+    target: str
+    artifact: Path
+    kind: Literal["describe"] = "describe"
+
+
+@dataclass(frozen=True)
+class BenchJob:
+    """Load an artifact, then time as many runs as each line on standard input says, a line of JSON for a line."""
+
+    target: str
+    artifact: Path
+    threads: int
+    kind: Literal["bench"] = "bench"
+
+
+Job = CaptureJob | CostJob | ConvertJob | ReferenceJob | RunJob | DescribeJob | BenchJob
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one inference at the captured shape, in single precision, operator by operator and nothing fused.
+
+    ``macs``: multiply-accumulates of convolutions and matrix products. ``traffic_bytes``: what all operators read and
+    write. ``operators``: how many of each kind were run.
+    """
+
+    parameters: int
+    macs: int
+    traffic_bytes: int
+    operators: dict[str, int]
+
+    @property
+    def intensity(self) -> float:
+        """Arithmetic intensity, MACs a byte."""
+        return self.macs / self.traffic_bytes if self.traffic_bytes else 0.0
+
+
+@dataclass(frozen=True)
+class Capture:
+    """What is known of a program once it has been captured."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    cost: Cost
+    state_digest: str
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """``runtime`` as it stands in the manifest; ``milliseconds`` is the median of the runs."""
+
+    runtime: str
+    outputs: tuple[TensorSpec, ...]
+    milliseconds: float
+
+
+@dataclass(frozen=True)
+class Failure:
+    """``usage`` is true where the user's request, not a library, was at fault."""
+
+    message: str
+    usage: bool = False
+    traceback: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a cell leaves behind: a result (as plain JSON) or a failure."""
+
+    result: Any = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one process: seconds of wall time, and bytes of memory with its children."""
+
+    seconds: float = 1800
+    memory: int = 0  # 0: four fifths of the machine's
+    threads: int = 1
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+JOB: TypeAdapter[Job] = TypeAdapter(Job)
+ANSWER = TypeAdapter(Answer)
+CAPTURE = TypeAdapter(Capture)
+COST = TypeAdapter(Cost)
+NOTES = TypeAdapter(Notes)
+DESCRIPTION = TypeAdapter(Description)
+RUN_RESULT = TypeAdapter(RunResult)

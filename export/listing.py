@@ -1,0 +1,43 @@
+"""What there is, as rows. Loads neither torch nor a converter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lvexport.converters.recipes import RECIPES
+from lvexport.converters.registry import ALIASES, CONVERTERS
+from lvexport.models.registry import ENTRIES, demo, families
+
+Rows = tuple[tuple[str, ...], Sequence[tuple[Any, ...]]]
+
+
+def rows(what: str) -> Rows:
+    """Column names and rows of ``models``, ``targets`` or ``recipes``."""
+    return {"models": models, "targets": targets, "recipes": recipes}[what]()
+
+
+def models() -> Rows:
+    smallest = {name: family for family, name in families().items()}
+    found = [
+        (e.name, smallest.get(e.name, ""), e.parameters, e.imgsz, e.num_classes, demo(e.name) is not None, e.source)
+        for e in ENTRIES.values()
+    ]
+    return ("name", "alias", "parameters", "imgsz", "classes", "demo", "source"), found
+
+
+def targets() -> Rows:
+    alias = {target: name for name, target in ALIASES.items()}
+    found = [
+        (c.name, alias.get(c.name, ""), c.backend, c.suffix, ",".join(c.recipes), c.summary)
+        for c in CONVERTERS.values()
+    ]
+    return ("name", "alias", "backend", "suffix", "recipes", "summary"), found
+
+
+def recipes() -> Rows:
+    found = [
+        (r.name, ",".join(c.name for c in CONVERTERS.values() if r.name in c.recipes), r.summary)
+        for r in RECIPES.values()
+    ]
+    return ("name", "targets", "summary"), found

@@ -1,0 +1,124 @@
+"""The manifest: what a bundle is, in a form that other people's scripts can rely on."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA_VERSION = "1.0"
+
+
+class Part(BaseModel):
+    """Base of everything in the manifest: immutable, and strict about what it is given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class WeightsInfo(Part):
+    """``kind``: ``demo`` (ships with lvexport), ``file``, ``random`` (seeded), ``own`` (the model's own code)."""
+
+    kind: Literal["demo", "file", "random", "own"]
+    sha256: str | None
+    path: str | None
+
+
+class ModelInfo(Part):
+    """The original. ``macs`` and ``traffic_bytes`` are of one inference at the input's shape, in single precision."""
+
+    name: str
+    source: str
+    parameters: int
+    macs: int
+    traffic_bytes: int
+    weights: WeightsInfo
+
+
+class Resize(Part):
+    """The shorter side becomes ``imgsz / crop_pct`` pixels, then the centre of imgsz × imgsz is taken."""
+
+    imgsz: int
+    interpolation: str
+    crop_pct: float
+
+
+class InputInfo(Part):
+    """The first input. ``mean``, ``std`` and ``resize`` are null where it is not an RGB picture."""
+
+    shape: tuple[int, ...]
+    layout: str | None
+    dtype: str
+    mean: tuple[float, float, float] | None
+    std: tuple[float, float, float] | None
+    resize: Resize | None
+
+
+class TensorInfo(Part):
+    """One input or output of the captured program."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class VerdictInfo(Part):
+    """A measurement over ``samples`` inputs; dB are clipped to ±300, null means "not applicable" or "not finite"."""
+
+    passed: bool
+    runtime: str
+    samples: int
+    sqnr_db: float
+    max_abs_error: float | None
+    cosine: float
+    top1_agreement: float
+    disagreement_margin: float | None
+    retrieval_agreement: float
+    accuracy: float | None
+    reference_accuracy: float | None
+    threshold_db: float
+    inputs: str
+    machine: str
+
+
+class ArtifactInfo(Part):
+    """``status``: ``ok`` (verified), ``failed`` (the verdict), ``error`` (no artifact, or it cannot run),
+    ``not-run`` (built, but no runtime is here). ``sha256`` of a folder is over its files, as docs/bundle.md says.
+    """
+
+    target: str
+    backend: str
+    recipe: str
+    options: dict[str, str]
+    route: str | None
+    path: str | None
+    bytes: int | None
+    sha256: str | None
+    seconds: float
+    status: Literal["ok", "failed", "error", "not-run"]
+    error: str | None
+    verdict: VerdictInfo | None
+    remarks: tuple[str, ...]
+    key: str | None
+
+
+class GoldenInfo(Part):
+    """``golden.safetensors``: ``samples`` inputs with the original's outputs."""
+
+    path: str
+    sha256: str
+    samples: int
+
+
+class Manifest(Part):
+    """``manifest.json``, and what ``--json`` prints."""
+
+    schema_version: str = SCHEMA_VERSION
+    lvexport: str
+    model: ModelInfo
+    input: InputInfo
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    labels: tuple[str, ...] | None
+    tools: dict[str, str]
+    golden: GoldenInfo | None
+    artifacts: tuple[ArtifactInfo, ...]

@@ -1,0 +1,300 @@
+"""The main job: capture once, then convert, run and judge every cell in its own processes, and bundle the results."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lvexport import bundle, files, golden, machine
+from lvexport.bundle import Bundle
+from lvexport.converters.contract import Captured, Notes
+from lvexport.documents import describe_original, same_original
+from lvexport.errors import CellError, LvexportError
+from lvexport.feeding import load_outputs
+from lvexport.inputs import Sample, normalisation, prepare
+from lvexport.jobs import (
+    CAPTURE,
+    NOTES,
+    RUN_RESULT,
+    Capture,
+    CaptureJob,
+    ConvertJob,
+    ReferenceJob,
+    RunJob,
+    RunResult,
+)
+from lvexport.manifest import ArtifactInfo, GoldenInfo, Manifest, VerdictInfo
+from lvexport.plan import Cell, Plan, key
+from lvexport.processes import Workshop, interruptible
+from lvexport.source import Source
+from lvexport.validation.contract import Array
+from lvexport.validation.runtimes.registry import RUNTIMES
+from lvexport.validation.verdict import Verdict, judge_all
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Report = Callable[[str, str], None]  # what is being worked on, and how far it is
+
+
+def silent(what: str, state: str) -> None:
+    """Report nothing."""
+
+
+@dataclass(frozen=True)
+class Original:
+    """The captured program, and what it was captured from where that lives in this process alone."""
+
+    capture: Capture
+    program: Path
+    model: nn.Module | None
+
+
+@dataclass(frozen=True)
+class Made:
+    """What became of one cell: an artifact with its measured outputs, or an error."""
+
+    cell: Cell
+    seconds: float = 0.0
+    artifact: Path | None = None
+    notes: Notes | None = None
+    run: RunResult | None = None
+    outputs: list[Array] = field(default_factory=list)
+    error: str | None = None
+    log: str = ""
+    not_run: bool = False
+
+
+def export(plan: Plan, report: Report = silent, model: nn.Module | None = None) -> Bundle:
+    """Make what the plan says. ``model`` is the original where the source is a module in this process's memory.
+
+    Artifacts that are already there and would come out the same are kept. A cell that fails takes no other down: its
+    error stands in the manifest.
+    """
+    bundle.check_writable(plan.output)
+    with tempfile.TemporaryDirectory(prefix="lvexport-") as scratch:
+        shop = Workshop(Path(scratch), plan.limits)
+        original = None
+        if not plan.source.imgsz:  # a .pt2 tells its size, and with it the bundle's name, only once it is read
+            original = obtain(shop, plan.source, report, model)
+            plan = replace(plan, source=replace(plan.source, imgsz=original.capture.inputs[0].shape[-1]))
+        final = plan.output / plan.source.bundle_name
+        with bundle.workspace(final) as work:
+            kept = reusable(final, plan)
+            if len(kept) == len(plan.cells):
+                found = bundle.read(final)
+                return replace(found, requested=tuple(kept.values()))
+            original = original or obtain(shop, plan.source, report, model)
+            with interruptible(shop):
+                return fill(plan, shop, original, work, final, kept, report)
+
+
+def obtain(shop: Workshop, source: Source, report: Report, model: nn.Module | None) -> Original:
+    """Capture the original, in a cell or, where it is an object in memory, here."""
+    report("capture", "running")
+    program = shop.folder / "program.pt2"
+    if model is None:
+        info = CAPTURE.validate_python(shop.do(CaptureJob(source, program)))
+    else:
+        from lvexport.capture import capture, examples
+
+        info = capture(model, examples(source), program)
+    report("capture", "done")
+    return Original(info, program, model)
+
+
+def reusable(final: Path, plan: Plan) -> dict[Cell, ArtifactInfo]:
+    """Artifacts in the bundle that this plan would make again: same key, verified, and untouched since."""
+    if plan.force or plan.source.digest is None or not (final / bundle.MANIFEST).exists():
+        return {}
+    try:
+        existing = bundle.read(final)
+    except LvexportError:
+        return {}
+    by_key = {a.key: a for a in existing.manifest.artifacts if a.status in ("ok", "failed") and a.path}
+    found = {}
+    for cell in plan.cells:
+        artifact = by_key.get(key(plan, cell, plan.source.digest))
+        if artifact is not None and artifact.path is not None and intact(final / artifact.path, artifact.sha256):
+            found[cell] = artifact
+    return found
+
+
+def intact(path: Path, sha256: str | None) -> bool:
+    return path.exists() and files.digest(path) == sha256
+
+
+def fill(
+    plan: Plan,
+    shop: Workshop,
+    original: Original,
+    work: Path,
+    final: Path,
+    kept: dict[Cell, ArtifactInfo],
+    report: Report,
+) -> Bundle:
+    """Make all cells that are not kept, and publish the bundle anew as each of them is judged."""
+    specs = original.capture.inputs
+    count = plan.count(specs[0].shape[-1] if specs[0].shape else 1)
+    sampled = prepare(plan.source, specs, count, work / "inputs.safetensors")
+    manifest = carry_over(final, describe_original(plan, original.capture), kept)
+    results: dict[Cell, ArtifactInfo] = dict(kept)
+    logs: dict[str, str] = {}
+    # The pool is left last, and waits for its threads; by then their cells must have been stopped.
+    with ThreadPoolExecutor(plan.workers) as pool, interruptible(shop):
+        reference = pool.submit(measure_reference, plan, shop, original, sampled, work, report)
+        pending: set[Future[Made]] = {
+            pool.submit(make, shop, cell, original, sampled, plan, work, report)
+            for cell in plan.cells
+            if cell not in kept
+        }
+        references = reference.result()
+        manifest, new = add_golden(plan, manifest, original, sampled, references, work)
+        while pending:
+            finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for made in (future.result() for future in finished):
+                info = finish(made, plan, original, sampled, references)
+                report(made.cell.label, info.status)
+                results[made.cell] = info
+                if made.log:
+                    logs[made.cell.label] = made.log
+                manifest = with_artifact(manifest, info, plan)
+                if made.artifact is not None and info.path is not None:
+                    new[info.path] = made.artifact
+                bundle.publish(final, manifest, new)
+    ordered = tuple(results[cell] for cell in plan.cells)
+    return Bundle(final, manifest, ordered, logs)
+
+
+def measure_reference(
+    plan: Plan, shop: Workshop, original: Original, sampled: Sample, work: Path, report: Report
+) -> list[Array]:
+    """The original's own outputs over the sample."""
+    report("original", "running")
+    out = work / "reference.safetensors"
+    if original.model is None:
+        shop.do(ReferenceJob(plan.source, sampled.inputs, out, original.capture.state_digest))
+    else:
+        from lvexport.capture import evaluate
+
+        evaluate(original.model, sampled.inputs, out)
+    report("original", "done")
+    return load_outputs(out)
+
+
+def make(
+    shop: Workshop, cell: Cell, original: Original, sampled: Sample, plan: Plan, work: Path, report: Report
+) -> Made:
+    """Convert and run one cell."""
+    report(cell.label, "converting")
+    artifact = work / cell.file_name(plan.source.bundle_name)
+    norm = normalisation(plan.source, original.capture.inputs)
+    captured = Captured(original.program, original.capture.inputs, original.capture.outputs, norm, plan.source.labels)
+    start = time.monotonic()
+    try:
+        notes = NOTES.validate_python(
+            shop.do(ConvertJob(cell.target, cell.recipe, dict(cell.options), captured, artifact))
+        )
+    except LvexportError as error:
+        return failure(cell, "converting", error, time.monotonic() - start)
+    seconds = time.monotonic() - start
+    available = RUNTIMES[cell.target].available()
+    if not available.here:
+        return Made(cell, seconds, artifact, notes, error=available.reason, not_run=True)
+    report(cell.label, "running")
+    out = work / f"{artifact.name}.outputs"
+    try:
+        run = RUN_RESULT.validate_python(shop.do(RunJob(cell.target, artifact, sampled.inputs, out)))
+        return Made(cell, seconds, artifact, notes, run, load_outputs(out))
+    except LvexportError as error:
+        return failure(cell, "running", error, seconds)
+
+
+def failure(cell: Cell, stage: str, error: LvexportError, seconds: float) -> Made:
+    log = error.log if isinstance(error, CellError) else ""
+    return Made(cell, seconds, error=f"{stage} failed: {error}", log=log)
+
+
+def finish(made: Made, plan: Plan, original: Original, sampled: Sample, references: list[Array]) -> ArtifactInfo:
+    """The manifest's row for a cell, with its verdict."""
+    cell = made.cell
+    info = ArtifactInfo(
+        target=cell.target,
+        backend=cell.converter.backend,
+        recipe=cell.recipe,
+        options=dict(cell.options),
+        route=made.notes.route if made.notes else None,
+        path=made.artifact.name if made.artifact else None,
+        bytes=files.size(made.artifact) if made.artifact else None,
+        sha256=files.digest(made.artifact) if made.artifact else None,
+        seconds=round(made.seconds, 3),
+        status="not-run" if made.not_run else "error",
+        error=made.error,
+        verdict=None,
+        remarks=made.notes.remarks if made.notes else (),
+        key=key(plan, cell, plan.source.digest or original.capture.state_digest),
+    )
+    if made.run is None:
+        return info
+    recipe = cell.converter.recipes[cell.recipe]
+    try:
+        verdict = judge_all(references, made.outputs, made.run.outputs, sampled.labels, recipe, made.run.runtime)
+    except ValueError as error:
+        return info.model_copy(update={"error": str(error)})
+    return info.model_copy(
+        update={"status": "ok" if verdict.passed else "failed", "verdict": verdict_info(verdict, sampled.origin)}
+    )
+
+
+def verdict_info(verdict: Verdict, origin: str) -> VerdictInfo:
+    """The verdict as the manifest has it, with what it was measured on and where."""
+    return VerdictInfo(**asdict(verdict), inputs=origin, machine=machine.describe())
+
+
+def carry_over(final: Path, manifest: Manifest, kept: dict[Cell, ArtifactInfo]) -> Manifest:
+    """The new manifest with those artifacts of the old bundle that came from the same original."""
+    if not (final / bundle.MANIFEST).exists():
+        return manifest
+    try:
+        old = bundle.read(final).manifest
+    except LvexportError:
+        return manifest
+    if not same_original(old, manifest):
+        return manifest
+    present = tuple(a for a in old.artifacts if a.path and intact(final / a.path, a.sha256))
+    return manifest.model_copy(update={"artifacts": present, "golden": old.golden, "tools": old.tools | manifest.tools})
+
+
+def with_artifact(manifest: Manifest, info: ArtifactInfo, plan: Plan) -> Manifest:
+    """The manifest with this row in place of an earlier one for the same cell.
+
+    An error does not displace an artifact that is good: its file stays, and so does its row.
+    """
+    same = [a for a in manifest.artifacts if (a.target, a.recipe) == (info.target, info.recipe)]
+    if info.status == "error" and any(a.status == "ok" for a in same):
+        return manifest
+    rows = [*(a for a in manifest.artifacts if a not in same), info]
+    order = {(c.target, c.recipe): i for i, c in enumerate(plan.cells)}
+    rows.sort(key=lambda a: order.get((a.target, a.recipe), len(order)))
+    return manifest.model_copy(update={"artifacts": tuple(rows)})
+
+
+def add_golden(
+    plan: Plan,
+    manifest: Manifest,
+    original: Original,
+    sampled: Sample,
+    references: Sequence[Array],
+    work: Path,
+) -> tuple[Manifest, dict[str, Path]]:
+    """Write the golden vectors; the manifest that names them, and the files to publish."""
+    path, capture = work / bundle.GOLDEN, original.capture
+    kept = golden.count(plan.source.imgsz, sampled.inputs.count)
+    golden.write(path, sampled.inputs, capture.inputs, capture.outputs, references, sampled.labels, kept)
+    info = GoldenInfo(path=path.name, sha256=files.digest(path), samples=kept)
+    return manifest.model_copy(update={"golden": info}), {path.name: path}

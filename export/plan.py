@@ -1,0 +1,163 @@
+"""What is to be made, resolved once and checked before anything is built."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import lvexport
+from lvexport.converters.contract import Converter
+from lvexport.converters.recipes import RECIPES
+from lvexport.converters.registry import ALIASES, CONVERTERS
+from lvexport.errors import UnknownName, UsageError
+from lvexport.jobs import Limits
+from lvexport.source import Source
+from lvexport.validation import sample
+
+DEFAULT_RECIPE = "fp32"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One artifact to be made."""
+
+    target: str
+    recipe: str
+    options: tuple[tuple[str, str], ...]  # name and value, each that the converter declares
+
+    @property
+    def converter(self) -> Converter:
+        return CONVERTERS[self.target]
+
+    @property
+    def label(self) -> str:
+        return f"{self.target} {self.recipe}"
+
+    def file_name(self, bundle: str) -> str:
+        return f"{bundle}-{self.recipe}.{self.target}{self.converter.suffix}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One call of the main job."""
+
+    source: Source
+    cells: tuple[Cell, ...]
+    output: Path
+    samples: int | None = None
+    force: bool = False
+    workers: int = os.cpu_count() or 1
+    limits: Limits = Limits()
+
+    def count(self, imgsz: int) -> int:
+        """How many inputs the verdict is taken over."""
+        return min(self.samples or sample.size_of(imgsz), sample.LARGEST)
+
+
+def targets(names: Iterable[str]) -> list[str]:
+    """Target names as the registry has them. Raises UnknownName."""
+    found = [ALIASES.get(name, name) for name in names]
+    for given in found:
+        if given not in CONVERTERS:
+            raise UnknownName("target", given, [*CONVERTERS, *ALIASES])
+    if not found:
+        raise UsageError(f"No target was named. Type --to with one or more of {', '.join(CONVERTERS)}.")
+    return list(dict.fromkeys(found))
+
+
+def recipes(names: Iterable[str]) -> list[str]:
+    """Recipe names as the registry has them. Raises UnknownName."""
+    found = list(dict.fromkeys(names)) or [DEFAULT_RECIPE]
+    for given in found:
+        if given not in RECIPES:
+            raise UnknownName("recipe", given, RECIPES)
+    return found
+
+
+def cells(to: Iterable[str], quantize: Iterable[str], options: Mapping[str, str]) -> tuple[Cell, ...]:
+    """Every target in every recipe. ``options`` are those that were typed; each target takes the ones it declares.
+
+    Raises UsageError for a value that no target asked for takes, and where a converter is not installed.
+    """
+    chosen, precisions = targets(to), recipes(quantize)
+    check_options(chosen, options)
+    made = []
+    for target in chosen:
+        converter = CONVERTERS[target]
+        check_installed(converter)
+        taken = tuple((n, options.get(n, choice.values[0])) for n, choice in converter.options.items())
+        for recipe in precisions:
+            if recipe not in converter.recipes:
+                raise UsageError(f"{target} has no recipe {recipe}; it has {', '.join(converter.recipes)}.")
+            made.append(Cell(target, recipe, taken))
+    return tuple(made)
+
+
+def check_options(chosen: Iterable[str], options: Mapping[str, str]) -> None:
+    """Raise UsageError for an option that none of the targets has, or a value that it does not take."""
+    declared = {name: choice for t in chosen for name, choice in CONVERTERS[t].options.items()}
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        if name not in declared:
+            owners = [c.name for c in CONVERTERS.values() if name in c.options]
+            raise UsageError(f"{flag} is an option of {', '.join(owners)}, which is not among the targets asked for.")
+        if value not in declared[name].values:
+            raise UsageError(f"{flag} takes {', '.join(sorted(declared[name].values))}, not {value}.")
+
+
+def installed(distribution: str) -> str | None:
+    """The version of a distribution, or None where it is not installed."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def check_installed(converter: Converter) -> None:
+    """Raise UsageError where a library that the converter needs is missing."""
+    missing = [name for name in converter.distributions if installed(name) is None]
+    if missing:
+        raise UsageError(
+            f"The {converter.name} converter needs {', '.join(missing)}, which is not installed. Type: "
+            f"pip install 'lvexport[{converter.name}]'"
+        )
+
+
+def tools(made: Iterable[Cell]) -> dict[str, str]:
+    """Version of every library that takes part."""
+    names = {"torch", *(name for cell in made for name in cell.converter.distributions)}
+    return {name: installed(name) or "" for name in sorted(names)}
+
+
+@cache
+def code_digest() -> str:
+    """SHA-256 over this package's own source files: another program makes other artifacts."""
+    total = hashlib.sha256()
+    for room in ("", "models", "converters", "validation", "validation.runtimes", "validation.mil"):
+        package = __import__(f"lvexport.{room}".rstrip("."), fromlist=["__file__"])
+        for path in sorted(Path(package.__file__ or "").parent.glob("*.py")):
+            total.update(path.name.encode())
+            total.update(path.read_bytes())
+    return total.hexdigest()
+
+
+def key(plan: Plan, cell: Cell, source_digest: str) -> str:
+    """What an artifact and its verdict follow from. Where it is the same, so are they."""
+    s = plan.source
+    parts = {
+        "lvexport": [lvexport.__version__, code_digest()],
+        "source": source_digest,
+        "imgsz": s.imgsz,
+        "labels": s.labels,
+        "preprocessing": asdict(s.preprocessing),
+        "cell": [cell.target, cell.recipe, dict(cell.options)],
+        "tools": tools([cell]),
+        "sample": [sample.digest(), plan.samples],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

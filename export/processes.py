@@ -1,0 +1,170 @@
+"""Starting cells, watching over their time and memory, and reading their answers."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from pydantic import ValidationError
+
+from lvexport.errors import CellError, UsageError
+from lvexport.jobs import ANSWER, JOB, Answer, Job, Limits
+
+POLL_SECONDS = 0.1
+MEMORY_SHARE = 0.8  # of the machine's, where no limit was given
+LOG_TAIL = 20_000  # bytes of a failed cell's log that are kept
+
+
+class Stop:
+    """Set once the whole run is being given up; every waiting cell is then killed."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        self._event.set()
+
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+
+@dataclass
+class Workshop:
+    """Starts cells, each in a numbered folder of its own."""
+
+    folder: Path
+    limits: Limits
+    stop: Stop = field(default_factory=Stop)
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def do(self, job: Job) -> Any:
+        """Perform a job and return its result, as plain JSON."""
+        return run_job(job, self.folder / f"cell-{next(self.numbers):03}", self.limits, self.stop)
+
+
+@contextmanager
+def interruptible(shop: Workshop) -> Iterator[None]:
+    """End all running cells when this block is left early."""
+    try:
+        yield
+    except BaseException:
+        shop.stop.set()
+        raise
+
+
+def command(folder: Path, job: Job) -> list[str]:
+    """Write the job into the folder; the command line that performs it."""
+    folder.mkdir(parents=True)
+    path = folder / "job.json"
+    path.write_bytes(JOB.dump_json(job))
+    return [sys.executable, "-m", "lvexport.cell", str(path)]
+
+
+def environment(limits: Limits) -> dict[str, str]:
+    """Libraries read their number of threads and their verbosity from here."""
+    threads = str(limits.threads)
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": threads,
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONIOENCODING": "utf-8",
+        **limits.environment,
+    }
+
+
+def run_job(job: Job, folder: Path, limits: Limits, stop: Stop) -> Any:
+    """Perform a job in a process of its own and return its result.
+
+    Raises CellError where the process failed, crashed or overstepped a limit, and UsageError where the request was
+    at fault.
+    """
+    line = command(folder, job)
+    log = folder / "log.txt"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            line,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment(limits),
+            start_new_session=True,  # Ctrl-C in the terminal reaches only us; we then end the cells in order
+        )
+        try:
+            watch(process, limits, stop)
+        except CellError as error:
+            raise CellError(str(error), tail(log)) from None
+        finally:
+            kill(process)
+    return read_answer(folder, process.returncode, log)
+
+
+def watch(process: subprocess.Popen[bytes], limits: Limits, stop: Stop) -> None:
+    """Wait for the end of a process. Raises CellError where it oversteps a limit."""
+    memory = limits.memory or int(psutil.virtual_memory().total * MEMORY_SHARE)
+    deadline = time.monotonic() + limits.seconds
+    while process.poll() is None:
+        if stop.is_set():
+            raise CellError("it was stopped")
+        if time.monotonic() > deadline:
+            raise CellError(f"it took more than {limits.seconds:.0f} s and was ended; --timeout gives it longer")
+        if resident(process.pid) > memory:
+            raise CellError(
+                f"it took more than {memory / 2**30:.1f} GiB of memory and was ended; --memory gives it more"
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process and its children hold."""
+    try:
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+        return sum(p.memory_info().rss for p in family)
+    except psutil.Error:
+        return 0
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it started."""
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
+
+
+def read_answer(folder: Path, returncode: int, log: Path) -> Any:
+    """The result that a finished cell left. Raises what its failure stands for."""
+    path = folder / "answer.json"
+    if not path.exists():
+        how = f"signal {signal.Signals(-returncode).name}" if returncode < 0 else f"exit code {returncode}"
+        raise CellError(f"its process died ({how})", tail(log))
+    try:
+        answer: Answer = ANSWER.validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise CellError("its answer cannot be read", tail(log)) from error
+    if answer.failure is not None:
+        if answer.failure.usage:
+            raise UsageError(answer.failure.message)
+        raise CellError(answer.failure.message, tail(log) + answer.failure.traceback)
+    return answer.result
+
+
+def tail(log: Path) -> str:
+    """The end of what a cell printed."""
+    return log.read_bytes()[-LOG_TAIL:].decode(errors="replace")

@@ -1,0 +1,245 @@
+"""What a person sees: results on standard output, progress and warnings on standard error."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from lvexport.benching import Benchmark
+    from lvexport.bundle import Bundle
+    from lvexport.doctor import Health
+    from lvexport.informing import Info
+    from lvexport.manifest import ArtifactInfo
+    from lvexport.pipeline import Report
+
+_STYLES = {"ok": "green", "failed": "bold red", "error": "bold red", "not-run": "yellow"}
+
+
+# Columns that a table may take where the output is no terminal, so that nothing in a log is cut off.
+_LOG_WIDTH = 160
+
+
+def out() -> Console:
+    return _console(sys.stdout)
+
+
+def err() -> Console:
+    return _console(sys.stderr)
+
+
+def _console(file: TextIO) -> Console:
+    terminal = file.isatty()
+    return Console(file=file, highlight=False, soft_wrap=not terminal, width=None if terminal else _LOG_WIDTH)
+
+
+def warn(text: str, loud: bool) -> None:
+    err().print(Text(f"lvexport: {text}", style="bold yellow" if loud else ""))
+
+
+@contextmanager
+def progress(silent: bool) -> Iterator[Report]:
+    """A function to report to. On a terminal each thing at work has a line with a clock; elsewhere, a line a change."""
+    if silent:
+        yield lambda what, state: None
+    elif sys.stderr.isatty():
+        with _live() as report:
+            yield report
+    else:
+        start = time.monotonic()
+        yield lambda what, state: print(
+            f"[{time.monotonic() - start:5.1f} s] {what}: {state}", file=sys.stderr, flush=True
+        )
+
+
+@contextmanager
+def _live() -> Iterator[Report]:
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        SpinnerColumn(finished_text=" "),
+        TextColumn("{task.description:<18}"),
+        TextColumn("{task.fields[state]}"),
+    )
+    with Progress(*columns, TimeElapsedColumn(), console=err()) as shown:
+        tasks: dict[str, Any] = {}
+        lock = threading.Lock()
+
+        def report(what: str, state: str) -> None:
+            with lock:
+                if what not in tasks:
+                    tasks[what] = shown.add_task(what, total=1, state=state)
+                ended = state in ("done", *_STYLES)
+                shown.update(tasks[what], state=state, completed=1 if ended else 0)
+
+        yield report
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A plain table."""
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for i, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(r[i], int) and not isinstance(r[i], bool) for r in rows)
+        grid.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*map(cell_text, row))
+    out().print(grid)
+
+
+def cell_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def results(bundle: Bundle) -> None:
+    """One row an artifact: size, verdict, figures."""
+    labelled = any(a.verdict is not None and a.verdict.accuracy is not None for a in bundle.results)
+    columns = ["target", "recipe", "MiB", "verdict", "SQNR dB", "top-1", "retrieval"]
+    columns += ["accuracy", "original"] if labelled else []
+    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    for column in [*columns, "s"]:
+        grid.add_column(column, justify="left" if column in ("target", "recipe", "verdict") else "right", no_wrap=True)
+    for artifact in bundle.results:
+        grid.add_row(*result_row(artifact, labelled))
+    out().print(grid)
+
+
+def result_row(a: ArtifactInfo, labelled: bool) -> list[Text]:
+    size = "" if a.bytes is None else f"{a.bytes / 2**20:.2f}"
+    row = [Text(a.target), Text(a.recipe), Text(size), Text(a.status, style=_STYLES[a.status])]
+    row += map(Text, figures(a, labelled))
+    return [*row, Text(f"{a.seconds:.0f}" if a.seconds else "")]
+
+
+def figures(a: ArtifactInfo, labelled: bool) -> list[str]:
+    """What was measured, or blanks."""
+    v = a.verdict
+    if v is None:
+        return [""] * (5 if labelled else 3)
+    found = [f"{v.sqnr_db:.1f}", percent(v.top1_agreement), percent(v.retrieval_agreement)]
+    return [*found, percent(v.accuracy), percent(v.reference_accuracy)] if labelled else found
+
+
+def percent(value: float | None) -> str:
+    """Never rounded up to 100 %."""
+    if value is None:
+        return ""
+    return "100 %" if value == 1 else f"{min(value, 0.9999):.2%}".replace("%", " %")
+
+
+def problems(bundle: Bundle) -> None:
+    """A paragraph for each artifact that is not as it should be."""
+    for a in bundle.results:
+        name = a.path or f"{a.target} {a.recipe}"
+        if a.status == "failed" and a.verdict is not None:
+            v = a.verdict
+            text = (
+                f"{name} does not compute what the original computes: {v.sqnr_db:.1f} dB over {v.samples:,} inputs, "
+                f"and {a.recipe} leaves at least {v.threshold_db:.1f} dB. Do not ship it. docs/verdict.md says what to "
+                "look at."
+            )
+        elif a.status == "error":
+            text = f"{name}: {a.error}. Type the command again with --debug for what its process printed."
+        elif a.status == "not-run":
+            text = f"{name} was built but NOT RUN: {a.error}."
+        else:
+            continue
+        err().print(Text(f"lvexport: {text}", style="red"))
+
+
+def logs(bundle: Bundle) -> None:
+    """What the processes printed whose work failed."""
+    for label, text in bundle.logs.items():
+        err().rule(label)
+        print(text, file=sys.stderr)
+
+
+def runtimes(bundle: Bundle) -> None:
+    """Where the figures come from, and what they had to reach."""
+    used = {a.target: a.verdict for a in bundle.results if a.verdict is not None}
+    for target, verdict in used.items():
+        out().print(Text(f"{target}: {verdict.runtime}, n = {verdict.samples:,}, {verdict.inputs}", style="dim"))
+    needed = {a.recipe: a.verdict.threshold_db for a in bundle.results if a.verdict is not None}
+    if needed:
+        least = ", ".join(f"{recipe} {threshold:.1f} dB" for recipe, threshold in needed.items())
+        out().print(Text(f"least SQNR that passes: {least}", style="dim"))
+
+
+def export_result(bundle: Bundle) -> None:
+    """What was made, and what to type next."""
+    results(bundle)
+    runtimes(bundle)
+    problems(bundle)
+    say = out().print
+    say(Text(f"\n{bundle.path}/", style="bold"))
+    for a in bundle.results:
+        if a.path is not None:
+            say(Text(f"  {a.path}"))
+    good = [a for a in bundle.results if a.status == "ok"]
+    if not good:
+        return
+    say(Text("\nNext:", style="bold"))
+    say(Text(f"  lvexport verify {bundle.path}      # anywhere the bundle is copied to"))
+    say(Text(f"  lvexport bench {bundle.path}       # latency on this machine"))
+    say(Text(f"  lvexport info {bundle.path / (good[0].path or '')}"))
+
+
+def verify_result(bundle: Bundle) -> None:
+    """The new verdicts."""
+    results(bundle)
+    runtimes(bundle)
+    problems(bundle)
+
+
+def information(info: Info) -> None:
+    out().print(Text(info.title, style="bold"))
+    table(("what", "value"), info.rows)
+    counts = sorted(info.operators.items(), key=lambda item: (-item[1], item[0]))
+    out().print()
+    table(("operator", "count"), counts)
+
+
+def benchmark(found: Benchmark) -> None:
+    rows = [
+        (
+            t.artifact,
+            t.runtime,
+            f"{t.median:.2f} ms",
+            f"{t.quartiles[0]:.2f}–{t.quartiles[1]:.2f}",
+            f"{t.fastest:.2f}–{t.slowest:.2f}",
+            f"{t.ratio:.2f}",
+            f"{t.ratio_spread[0]:.2f}–{t.ratio_spread[1]:.2f}",
+        )
+        for t in found.timings
+    ]
+    table(("artifact", "runtime", "median", "quartiles", "range", "ratio to first", "range of ratios"), rows)
+    runs = found.timings[0].runs if found.timings else 0
+    out().print(
+        Text(f"{found.machine}; {found.threads} threads; {runs} runs in {found.rounds} turns each", style="dim")
+    )
+
+
+def health(found: Health) -> None:
+    """The doctor's findings."""
+    say = out().print
+    say(Text(f"lvexport {found.lvexport}, Python {found.python}, torch {found.torch or 'MISSING'}"))
+    say(Text(f"{found.machine}, {found.memory_gib} GiB of memory"))
+    rows = [
+        (
+            t.target,
+            ", ".join(f"{name} {version or 'MISSING'}" for name, version in t.libraries.items()),
+            f"{t.runtime}{'' if t.runs else ' MISSING'}{f' ({t.note})' if t.note and t.runs else ''}",
+            t.remedy,
+        )
+        for t in found.targets
+    ]
+    table(("target", "builds with", "runs with", "to get what is missing"), rows)

@@ -1,0 +1,132 @@
+"""What MODEL on the command line means. Nothing is built or imported here: that happens in a cell."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lvexport.errors import UnknownName, UsageError
+from lvexport.models.containers import check_container
+from lvexport.models.errors import ModelError
+from lvexport.models.preprocessing import Preprocessing
+from lvexport.models.provenance import Provenance, Weights, choose_weights, describe
+from lvexport.models.registry import ENTRIES, families
+
+DEFAULT_IMGSZ = 224  # for models of the user's own that do not say
+Kind = Literal["registry", "factory", "script", "program", "memory"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Everything needed to build the original model in another process.
+
+    ``digest`` tells two sources apart; it is None where only building the model can tell (a user's own code).
+    """
+
+    kind: Kind
+    spec: str
+    name: str
+    imgsz: int
+    weights: Weights
+    weights_digest: str | None
+    num_classes: int | None = None
+    labels: tuple[str, ...] = ()
+    preprocessing: Preprocessing = Preprocessing()
+    digest: str | None = None
+
+    @property
+    def bundle_name(self) -> str:
+        demo = "-demo" if self.weights.kind == "demo" else ""
+        return f"{self.name}{demo}-{self.imgsz}"
+
+    def provenance(self) -> Provenance:
+        """The same, as the models' room says it. For registry networks only."""
+        assert self.num_classes is not None
+        return Provenance(self.name, self.weights, self.num_classes, self.imgsz, self.labels, self.preprocessing)
+
+
+def from_provenance(provenance: Provenance, spec: str) -> Source:
+    """The source of a registry network."""
+    p = provenance
+    weights_digest = p.weights.digest()
+    identity = f"{p.name} {p.num_classes} {weights_digest}"
+    return Source(
+        "registry",
+        spec,
+        p.name,
+        p.imgsz,
+        p.weights,
+        weights_digest,
+        p.num_classes,
+        p.labels,
+        p.preprocessing,
+        hashlib.sha256(identity.encode()).hexdigest(),
+    )
+
+
+def resolve(spec: str, weights: str = "auto", num_classes: int | None = None, imgsz: int | None = None) -> Source:
+    """Find out what ``spec`` is and whether it can be had, without building it.
+
+    ``spec`` is a registry name, a family alias, ``module:factory``, ``script.py[:factory]`` or a ``.pt2`` file.
+    Raises UsageError (or ModelError) with the reason where it cannot.
+    """
+    name = families().get(spec, spec)
+    if name in ENTRIES:
+        return from_provenance(describe(ENTRIES[name], choose_weights(name, weights), num_classes, imgsz), spec)
+    if spec.endswith(".pt2"):
+        return _program(Path(spec), weights, imgsz)
+    script, _, factory = spec.partition(":")
+    if script.endswith(".py"):
+        if not Path(script).is_file():
+            raise UsageError(f"There is no script at {script}. Check the path.")
+        return _own("script", f"{Path(script).resolve()}:{factory or 'model'}", Path(script).stem, weights, imgsz)
+    if factory:
+        if not re.fullmatch(r"[\w.]+:[\w.]+", spec) or not _importable(script):
+            raise UsageError(
+                f"There is no module {script!r} to take {factory!r} from. module:factory names an importable module "
+                "and a function in it that returns the model; for a file type script.py:factory."
+            )
+        return _own("factory", spec, factory.rpartition(".")[2], weights, imgsz)
+    raise UnknownName(
+        "model",
+        spec,
+        [*ENTRIES, *families()],
+        " A model of your own is module:factory, script.py:factory or a .pt2 file.",
+    )
+
+
+def _importable(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _program(path: Path, weights: str, imgsz: int | None) -> Source:
+    if not path.is_file():
+        raise UsageError(f"There is no program at {path}. A .pt2 file is what torch.export.save writes.")
+    if weights != "auto" or imgsz is not None:
+        raise UsageError(
+            f"{path.name} carries its weights and its input size: leave --weights and --imgsz out, or export it anew."
+        )
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    # The size is read when the program is captured; 0 stands for "not known yet".
+    return Source("program", str(path.resolve()), path.stem, 0, Weights("own", path.resolve()), digest, digest=digest)
+
+
+def _own(kind: Kind, spec: str, name: str, weights: str, imgsz: int | None) -> Source:
+    chosen, digest = Weights("own", None), None
+    if weights not in ("auto", "random"):
+        if weights == "demo":
+            raise UsageError("Demo weights ship for registry networks only. Leave --weights out, or give a PATH.")
+        check_container(Path(weights))
+        chosen = Weights("file", Path(weights).resolve())
+        digest = chosen.digest()
+    size = DEFAULT_IMGSZ if imgsz is None else imgsz
+    if size < 1:
+        raise ModelError(f"An image has at least one pixel a side; --imgsz {size} cannot be built.")
+    return Source(kind, spec, name, size, chosen, digest)

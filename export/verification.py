@@ -1,0 +1,269 @@
+"""Running what is already on disk again, and comparing it with golden vectors or with an original."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lvexport import bundle, files, golden
+from lvexport.bundle import Bundle
+from lvexport.converters.recipes import RECIPES
+from lvexport.converters.registry import CONVERTERS
+from lvexport.documents import describe_original, manifest_normalisation, tensor_specs
+from lvexport.errors import BundleError, CellError, LvexportError, UnknownName, UsageError
+from lvexport.feeding import load_outputs
+from lvexport.inputs import Sample, prepare
+from lvexport.jobs import (
+    CAPTURE,
+    DESCRIPTION,
+    RUN_RESULT,
+    CaptureJob,
+    DescribeJob,
+    Limits,
+    ReferenceJob,
+    RunJob,
+    RunResult,
+)
+from lvexport.manifest import ArtifactInfo, Manifest
+from lvexport.pipeline import Report, silent, verdict_info
+from lvexport.plan import Plan
+from lvexport.processes import Workshop, interruptible
+from lvexport.source import resolve
+from lvexport.validation import sample
+from lvexport.validation.contract import PICTURE, Array
+from lvexport.validation.runtimes.registry import RUNTIMES
+from lvexport.validation.verdict import judge_all
+
+
+@dataclass(frozen=True)
+class Request:
+    """``against``: a MODEL in place of the golden vectors. ``recipe``: what a lone artifact is to be judged as."""
+
+    against: str | None = None
+    weights: str = "auto"
+    num_classes: int | None = None
+    recipe: str | None = None
+    samples: int | None = None
+    workers: int = 2
+    limits: Limits = Limits()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is to be verified. ``manifest`` is None for an artifact that lies in no bundle."""
+
+    folder: Path
+    manifest: Manifest | None
+    artifacts: tuple[ArtifactInfo, ...]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The original's side of the comparison."""
+
+    sample: Sample
+    references: list[Array]
+
+
+def verify(path: Path, request: Request = Request(), report: Report = silent) -> Bundle:
+    """Run every artifact of a bundle, or the one artifact that ``path`` is, and judge it anew.
+
+    Nothing on disk is changed. The returned bundle's manifest carries the new verdicts.
+    """
+    subject = locate(path, request)
+    with tempfile.TemporaryDirectory(prefix="lvexport-") as scratch:
+        shop = Workshop(Path(scratch), request.limits)
+        with interruptible(shop):
+            manifest, baseline = compare_with(subject, request, shop, report)
+            with ThreadPoolExecutor(request.workers) as pool, interruptible(shop):
+                checks = [
+                    pool.submit(check, subject.folder, artifact, request, baseline, shop, report)
+                    for artifact in subject.artifacts
+                ]
+                found = [done.result() for done in checks]
+    results = tuple(artifact for artifact, _ in found)
+    logs = {f"{artifact.target} {artifact.recipe}": log for artifact, log in found if log}
+    return Bundle(subject.folder, manifest.model_copy(update={"artifacts": results}), results, logs)
+
+
+def locate(path: Path, request: Request) -> Subject:
+    """Find out whether ``path`` is a bundle, an artifact in one, or an artifact by itself."""
+    if not path.exists():
+        raise BundleError(f"There is nothing at {path}. Name a bundle's folder or an artifact.")
+    if path.is_dir() and not is_artifact(path):
+        found = bundle.read(path)
+        made = tuple(a for a in found.manifest.artifacts if a.path)
+        if not made:
+            raise BundleError(f"{path} holds no artifacts: none could be made. Run lvexport again to see why.")
+        return Subject(path, found.manifest, made)
+    if (path.parent / bundle.MANIFEST).exists():
+        found = bundle.read(path.parent)
+        named = tuple(a for a in found.manifest.artifacts if a.path == path.name)
+        if named:
+            return Subject(path.parent, found.manifest, named)
+    if request.against is None:
+        raise UsageError(
+            f"{path} lies in no bundle, so there are no golden vectors to compare it with. Name the original: "
+            f"lvexport verify {path} --against MODEL"
+        )
+    return Subject(path.parent, None, (lone_artifact(path, request.recipe),))
+
+
+def is_artifact(path: Path) -> bool:
+    return any(path.name.endswith(c.suffix) for c in CONVERTERS.values())
+
+
+def target_of(path: Path) -> str:
+    """The target that an artifact's file name tells. Raises UsageError."""
+    for converter in CONVERTERS.values():
+        if path.name.endswith(converter.suffix):
+            return converter.name
+    suffixes = ", ".join(c.suffix for c in CONVERTERS.values())
+    raise UsageError(f"{path} is neither a bundle nor an artifact. Artifacts end in {suffixes}.")
+
+
+def lone_artifact(path: Path, recipe: str | None) -> ArtifactInfo:
+    """A row for an artifact of which nothing is known but its file.
+
+    Its recipe is the one given, else the one in its name where that is spelled as ours are, else fp32.
+    """
+    target = target_of(path)
+    in_name = [name for name in RECIPES if f"-{name}." in path.name]
+    chosen = recipe or (in_name[0] if in_name else "fp32")
+    if chosen not in RECIPES:
+        raise UnknownName("recipe", chosen, RECIPES)
+    return ArtifactInfo(
+        target=target,
+        backend=CONVERTERS[target].backend,
+        recipe=chosen,
+        options={},
+        route=None,
+        path=path.name,
+        bytes=files.size(path),
+        sha256=files.digest(path),
+        seconds=0.0,
+        status="not-run",
+        error=None,
+        verdict=None,
+        remarks=(),
+        key=None,
+    )
+
+
+def compare_with(subject: Subject, request: Request, shop: Workshop, report: Report) -> tuple[Manifest, Baseline]:
+    """The manifest to answer with, and the outputs to compare with."""
+    if request.against is not None:
+        return against_model(subject, request, shop, report)
+    assert subject.manifest is not None
+    return subject.manifest, against_golden(subject.folder, subject.manifest, shop)
+
+
+def against_golden(folder: Path, manifest: Manifest, shop: Workshop) -> Baseline:
+    info = manifest.golden
+    path = folder / bundle.GOLDEN
+    if info is None or not path.exists() or files.digest(path) != info.sha256:
+        raise LvexportError(
+            f"The golden vectors of {folder} are missing or were changed, so there is nothing to compare with. Make "
+            "the bundle again, or name the original with --against MODEL."
+        )
+    specs, outputs = tensor_specs(manifest.inputs), tensor_specs(manifest.outputs)
+    norm = manifest_normalisation(manifest)
+    inputs, references, labels = golden.unpack(path, specs, outputs, norm, shop.folder / "inputs.safetensors")
+    return Baseline(Sample(inputs, labels, "the bundle's golden vectors"), references)
+
+
+def against_model(subject: Subject, request: Request, shop: Workshop, report: Report) -> tuple[Manifest, Baseline]:
+    """Build the original and run it over the sample, at the size that the artifact has."""
+    assert request.against is not None
+    imgsz = size_in_manifest(subject.manifest) if subject.manifest else size_of_artifact(subject, shop)
+    own_size = request.against.endswith(".pt2")
+    source = resolve(request.against, request.weights, request.num_classes, None if own_size else imgsz)
+    report("original", "running")
+    capture = CAPTURE.validate_python(shop.do(CaptureJob(source, shop.folder / "program.pt2")))
+    count = request.samples or sample.size_of(imgsz or 1)
+    sampled = prepare(source, capture.inputs, min(count, sample.LARGEST), shop.folder / "inputs.safetensors")
+    out = shop.folder / "reference.safetensors"
+    shop.do(ReferenceJob(source, sampled.inputs, out, capture.state_digest))
+    report("original", "done")
+    manifest = subject.manifest or describe_original(Plan(source, (), subject.folder), capture)
+    origin = f"{sampled.origin}, against {request.against}"
+    return manifest, Baseline(Sample(sampled.inputs, sampled.labels, origin), load_outputs(out))
+
+
+def size_in_manifest(manifest: Manifest) -> int:
+    return manifest.input.shape[-1]
+
+
+def size_of_artifact(subject: Subject, shop: Workshop) -> int | None:
+    """Pixels a side of the artifact's first input, or None where it takes no image."""
+    (artifact,) = subject.artifacts
+    assert artifact.path is not None
+    answer: Any = shop.do(DescribeJob(artifact.target, subject.folder / artifact.path))
+    first = DESCRIPTION.validate_python(answer).inputs[0]
+    if first.dtype == PICTURE:
+        return first.shape[0]
+    return first.shape[-1] if len(first.shape) == 4 else None
+
+
+def check(
+    folder: Path, artifact: ArtifactInfo, request: Request, baseline: Baseline, shop: Workshop, report: Report
+) -> tuple[ArtifactInfo, str]:
+    """The artifact's row with what was found now, and what its process printed where that failed."""
+    label, log = f"{artifact.target} {artifact.recipe}", ""
+    report(label, "running")
+    try:
+        done = examine(folder, artifact, request, baseline, shop)
+    except (LvexportError, ValueError) as error:
+        done = outcome(artifact, "error", error=f"running failed: {error}")
+        log = error.log if isinstance(error, CellError) else ""
+    report(label, done.status)
+    return done, log
+
+
+def examine(folder: Path, artifact: ArtifactInfo, request: Request, baseline: Baseline, shop: Workshop) -> ArtifactInfo:
+    """Run the artifact and judge it. Raises what stands in the way."""
+    assert artifact.path is not None
+    path = folder / artifact.path
+    problem = None if request.against is not None else damage(folder, artifact)
+    if problem is not None:
+        return outcome(artifact, "error", error=problem)
+    available = RUNTIMES[artifact.target].available()
+    if not available.here:
+        return outcome(artifact, "not-run", error=available.reason)
+    out = shop.folder / f"{artifact.path}.outputs"
+    run = RUN_RESULT.validate_python(shop.do(RunJob(artifact.target, path, baseline.sample.inputs, out)))
+    return judged(artifact, run, load_outputs(out), baseline)
+
+
+def judged(artifact: ArtifactInfo, run: RunResult, outputs: Sequence[Array], baseline: Baseline) -> ArtifactInfo:
+    recipe, labels = RECIPES[artifact.recipe], baseline.sample.labels
+    verdict = judge_all(baseline.references, outputs, run.outputs, labels, recipe, run.runtime)
+    info = verdict_info(verdict, baseline.sample.origin)
+    return outcome(artifact, "ok" if verdict.passed else "failed", verdict=info)
+
+
+def outcome(artifact: ArtifactInfo, status: str, **found: object) -> ArtifactInfo:
+    """The row with a new status; what an earlier run found is taken out of it."""
+    return artifact.model_copy(update={"error": None, "verdict": None, "status": status, **found})
+
+
+def damage(folder: Path, artifact: ArtifactInfo) -> str | None:
+    """What is wrong with the artifact's bytes, judged by the manifest and by SHA256SUMS; None where they are intact."""
+    assert artifact.path is not None
+    path = folder / artifact.path
+    if not path.exists():
+        return f"{artifact.path} is missing. Make the bundle again with lvexport MODEL --to {artifact.target}"
+    if files.digest(path) == artifact.sha256:
+        return None
+    recorded = bundle.recorded_checksums(folder)
+    names = {p: p.relative_to(folder).as_posix() for p in files.files_under(path)}
+    if names and all(recorded.get(name) == files.file_digest(p) for p, name in names.items()):
+        return None
+    return (
+        f"{artifact.path} is not the file that was verified: its bytes differ from the recorded SHA-256, so it was "
+        f"damaged or changed. Make it again, or judge it as it is with lvexport verify {path} --against MODEL"
+    )

@@ -1,0 +1,47 @@
+"""From a name to a network with its weights."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lvexport.models import weights as checkpoints
+from lvexport.models.errors import ModelError
+from lvexport.models.provenance import RANDOM_SEED, Provenance, choose_weights, describe
+from lvexport.models.registry import ENTRIES
+
+
+def assemble(provenance: Provenance) -> nn.Module:
+    """The network that the provenance describes, in evaluation mode: (N, 3, H, W) → (N, classes)."""
+    family = importlib.import_module(ENTRIES[provenance.name].module)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_SEED)
+        model: nn.Module = family.build(provenance.name, provenance.num_classes)
+    if provenance.weights.path is not None:
+        checkpoints.load(model, provenance.weights.path, family.LAYOUTS)
+    model.eval().requires_grad_(False)
+    model.provenance = provenance  # type: ignore[assignment]
+    return model
+
+
+def build(
+    name: str,
+    weights: str | Path = "auto",
+    num_classes: int | None = None,
+    imgsz: int | None = None,
+) -> nn.Module:
+    """A registry network with its weights, in evaluation mode: (N, 3, H, W) → (N, classes).
+
+    ``weights``: ``auto`` or ``demo`` (the checkpoint that ships with the project), ``random`` (seeded), or the path
+    of a .safetensors, .pt or .pth file in this project's key layout or in timm's. ``imgsz``: pixels a side that it
+    will be exported for, by default the size that the weights were trained at.
+
+    Raises ModelError where the name, the size or the weights cannot be used.
+    """
+    entry = ENTRIES.get(name)
+    if entry is None:
+        raise ModelError(f"There is no network named {name!r}. There are: {', '.join(ENTRIES)}.")
+    return assemble(describe(entry, choose_weights(name, weights), num_classes, imgsz))

@@ -1,0 +1,83 @@
+"""Which network, with which numbers, for which size: all that can be told before anything is built."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from lvexport.models.containers import check_container, class_names
+from lvexport.models.errors import ModelError, WeightsError
+from lvexport.models.preprocessing import Preprocessing
+from lvexport.models.registry import ENTRIES, Entry, demo
+
+RANDOM_SEED = 0
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where a network's numbers come from.
+
+    ``kind`` is ``demo``, ``file`` or ``random``; ``path`` is None for ``random``.
+    """
+
+    kind: str
+    path: Path | None
+
+    def digest(self) -> str:
+        """SHA-256 of the file, or of the seed."""
+        content = self.path.read_bytes() if self.path else f"seed {RANDOM_SEED}".encode()
+        return hashlib.sha256(content).hexdigest()
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a built network is, for the pipeline that exports it. Kept on the module as ``provenance``."""
+
+    name: str
+    weights: Weights
+    num_classes: int
+    imgsz: int
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+
+
+def choose_weights(name: str, weights: str | Path) -> Weights:
+    """Resolve ``auto``, ``demo``, ``random`` or a path. Reads no more than a file's first bytes.
+
+    ``auto`` is the demo checkpoint where one ships for this network; it never means random numbers.
+    """
+    if weights == "random":
+        return Weights("random", None)
+    shipped = demo(name)
+    if weights in ("auto", "demo"):
+        if shipped is None:
+            ships = [other for other in ENTRIES if demo(other)]
+            raise WeightsError(
+                f"No trained weights for {name} are here. Give a checkpoint with --weights PATH, or take a network "
+                f"that ships with demo weights ({', '.join(ships) or 'none in this installation'}), or type "
+                "--weights random to convert a network that has learned nothing."
+            )
+        return Weights("demo", shipped.weights)
+    path = Path(weights)
+    check_container(path)
+    return Weights("file", path)
+
+
+def describe(entry: Entry, weights: Weights, num_classes: int | None = None, imgsz: int | None = None) -> Provenance:
+    """Everything about the network to be built that can be told without building it."""
+    shipped = demo(entry.name) if weights.kind == "demo" else None
+    published = (len(shipped.classes), shipped.imgsz) if shipped else (entry.num_classes, entry.imgsz)
+    classes = published[0] if num_classes is None else num_classes
+    size = published[1] if imgsz is None else imgsz
+    entry.check_size(size)
+    if classes < 1:
+        raise ModelError(f"A classifier has at least one class; --num-classes {classes} cannot be built.")
+    if shipped and classes != len(shipped.classes):
+        raise WeightsError(
+            f"The demo checkpoint of {entry.name} knows {len(shipped.classes)} classes, not {classes}. Leave "
+            "--num-classes out, or give a checkpoint of your own with --weights PATH."
+        )
+    labels = class_names(weights.path) if weights.path else ()
+    preprocessing = Preprocessing() if shipped else entry.preprocessing
+    return Provenance(entry.name, weights, classes, size, labels if len(labels) == classes else (), preprocessing)

@@ -1,0 +1,68 @@
+"""The documents say what is true: examples run, tables and the schema are those of the code."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from lvexport.converters.registry import CONVERTERS
+from lvexport.manifest import Manifest
+from lvexport.models.registry import ENTRIES, demo
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+EXAMPLES = re.findall(r"<!-- run -->\n```(sh|python)\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize(("language", "code"), EXAMPLES, ids=range(len(EXAMPLES)))
+def test_readme_examples_run(language: str, code: str, tmp_path: Path) -> None:
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    line = ["bash", "-euc", code] if language == "sh" else [sys.executable, "-c", code]
+    done = subprocess.run(
+        line, cwd=tmp_path, capture_output=True, text=True, timeout=900, env={**os.environ, "PATH": path}
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_readme_names_every_target_and_network() -> None:
+    for name in (*CONVERTERS, *ENTRIES):
+        assert f"`{name}`" in README
+
+
+def test_readme_states_the_card_of_the_demo() -> None:
+    shipped = demo("mobilevit_xxs")
+    assert shipped is not None
+    assert f"{shipped.card['test_accuracy']:.2%}".replace("%", " %") in README
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/verdict.md", "docs/bundle.md"])
+def test_links_lead_somewhere(document: str) -> None:
+    path = ROOT / document
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text()):
+        assert (path.parent / target).exists(), target
+
+
+def test_published_schema_is_that_of_the_code() -> None:
+    published = json.loads((ROOT / "docs" / "manifest.schema.json").read_text())
+    assert published == Manifest.model_json_schema(mode="serialization"), "type make schema"
+
+
+def test_a_real_manifest_follows_the_published_schema(demo_bundle: Path) -> None:
+    schema = json.loads((ROOT / "docs" / "manifest.schema.json").read_text())
+    jsonschema.validate(json.loads((demo_bundle / "manifest.json").read_text()), schema)
+
+
+def test_make_targets_named_in_documents_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    text = README + (ROOT / "CONTRIBUTING.md").read_text()
+    for target in set(re.findall(r"make ([a-z-]+)", text)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

@@ -1,0 +1,80 @@
+"""Small Core ML packages, made with coremltools' own builder, for the interpreter's tests."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lvexport.validation import mil
+
+Array = np.ndarray[Any, Any]
+Build = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def ct() -> ModuleType:
+    """coremltools, imported once: that takes some 15 s."""
+    logging.disable(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import coremltools
+    logging.disable(logging.NOTSET)
+    return coremltools
+
+
+@pytest.fixture(scope="session")
+def save(ct: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """save(build, inputs, target, **options): a package of the program that ``build(mb, **inputs)`` makes.
+
+    ``inputs`` are arrays whose shapes and types the program's inputs get. ``build`` returns the results by name.
+    The program is saved operation by operation as it was written, without coremltools' graph passes.
+    """
+    from coremltools.converters.mil import mil as pymil
+    from coremltools.converters.mil.mil import Builder, types
+
+    element_types = {"float32": types.fp32, "float16": types.fp16, "int32": types.int32}
+
+    def save(build: Build, inputs: Mapping[str, Array], target: str = "iOS17", **options: Any) -> Path:
+        placeholders = {
+            name: Builder.placeholder(array.shape, element_types[array.dtype.name]) for name, array in inputs.items()
+        }
+        program = pymil.Program()
+        with pymil.Function(placeholders, opset_version=ct.target[target]) as function:
+            results = build(Builder, **function.inputs)
+            function.set_outputs([Builder.identity(x=value, name=name) for name, value in results.items()])
+            program.add_function("main", function)
+        converted = ct.convert(
+            program,
+            source="milinternal",
+            convert_to="mlprogram",
+            minimum_deployment_target=ct.target[target],
+            skip_model_load=True,
+            **{"pass_pipeline": ct.PassPipeline.EMPTY, **options},
+        )
+        path = tmp_path_factory.mktemp("package") / "model.mlpackage"
+        converted.save(str(path))
+        return path
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def run(save: Callable[..., Path]) -> Callable[..., dict[str, Array]]:
+    """run(build, inputs, target): the results of that program on those inputs, by the interpreter."""
+
+    def run(build: Build, inputs: Mapping[str, Array], target: str = "iOS17") -> dict[str, Array]:
+        return mil.load(save(build, inputs, target)).predict(inputs)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20)

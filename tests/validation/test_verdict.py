@@ -1,0 +1,82 @@
+"""Thresholds follow from the precision, and verdicts from thresholds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lvexport.converters.contract import TensorSpec
+from lvexport.converters.recipes import FP16, FP32, RECIPES
+from lvexport.validation.contract import PROBABILITIES
+from lvexport.validation.verdict import DEPTH, TERMS, judge, judge_all, softmax, threshold_db
+
+
+def test_thresholds_are_those_documented() -> None:
+    assert threshold_db(FP32) == pytest.approx(90.3, abs=0.05)
+    assert threshold_db(FP16) == pytest.approx(45.2, abs=0.05)
+
+
+def rounded_to(bits: int, values: np.ndarray) -> np.ndarray:
+    """Nearest numbers with so many significant bits."""
+    mantissa, exponent = np.frexp(values)
+    return np.ldexp(np.round(mantissa * 2.0**bits) / 2.0**bits, exponent)
+
+
+@pytest.mark.parametrize("bits", [11, 24])
+def test_the_model_behind_the_thresholds(bits: int) -> None:
+    """Rounding N times in a row to p bits leaves at least 6.02·p - 10·log10(N) dB: measured on a chain of products."""
+    random = np.random.default_rng(0)
+    exact = random.normal(size=4000)
+    chain = exact.copy()
+    for _ in range(DEPTH):
+        factor = 1 + 0.1 * random.normal(size=exact.shape)
+        exact, chain = exact * factor, rounded_to(bits, chain * factor)
+    measured = 10 * np.log10(np.square(exact).sum() / np.square(exact - chain).sum())
+    assert measured > 20 * np.log10(2) * bits - 10 * np.log10(DEPTH)
+
+
+def test_single_precision_is_granted_its_sums() -> None:
+    assert threshold_db(FP32) - (20 * np.log10(2) * 24 - 10 * np.log10(DEPTH)) == pytest.approx(-10 * np.log10(TERMS))
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda r: r.name)
+@pytest.mark.parametrize(("off", "passes"), [(1, True), (-1, False)])
+def test_the_verdict_turns_at_the_threshold(recipe: object, off: float, passes: bool) -> None:
+    r = np.random.default_rng(0).normal(size=(100, 10))
+    noise = 10 ** (-(threshold_db(recipe) + off) / 20)  # type: ignore[arg-type]
+    verdict = judge(r, r * (1 + noise), None, recipe, "test")  # type: ignore[arg-type]
+    assert verdict.passed is passes
+    assert verdict.samples == 100
+
+
+def test_nan_fails() -> None:
+    r = np.ones((5, 3))
+    assert not judge(r, r * np.nan, None, FP16, "test").passed
+
+
+def test_accuracy_of_both_sides_is_given_where_labels_are() -> None:
+    r = np.eye(3)
+    verdict = judge(r, np.roll(r, 1, axis=1), np.array([0, 1, 2]), FP32, "test")
+    assert (verdict.accuracy, verdict.reference_accuracy) == (0, 1)
+
+
+def test_the_worst_output_decides() -> None:
+    r = np.random.default_rng(0).normal(size=(20, 4))
+    specs = (TensorSpec("a", (1, 4), "float32"), TensorSpec("b", (1, 4), "float32"))
+    assert judge_all([r, r], [r, r], specs, None, FP32, "test").passed
+    assert not judge_all([r, r], [r, r * 1.01], specs, None, FP32, "test").passed
+
+
+def test_probabilities_are_compared_with_probabilities() -> None:
+    logits = np.random.default_rng(0).normal(size=(20, 4))
+    spec = (TensorSpec("p", (1, 4), PROBABILITIES),)
+    assert judge_all([logits], [softmax(logits)], spec, None, FP32, "test").passed
+    assert not judge_all([logits], [logits], spec, None, FP32, "test").passed
+
+
+def test_outputs_that_do_not_match_are_an_error() -> None:
+    r = np.ones((5, 3))
+    with pytest.raises(ValueError, match="shape"):
+        judge(r, np.ones((5, 4)), None, FP32, "test")
+    with pytest.raises(ValueError, match="outputs"):
+        judge_all([r], [], (), None, FP32, "test")

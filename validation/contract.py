@@ -1,0 +1,76 @@
+"""What a runtime is asked for, and what it answers.
+
+A runtime is one module in ``runtimes/``, named like its converter. It runs a finished artifact from disk and never
+loads the library that made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lvexport.converters.contract import TensorSpec
+
+Array = NDArray[Any]
+
+# Markers that stand in place of a dtype.
+PICTURE = "picture"  # an input that takes an (H, W, 3) uint8 RGB picture
+PROBABILITIES = "probabilities"  # an output that is the softmax of the original's
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a runtime can work here; where it cannot, ``reason`` says why and how to get it."""
+
+    here: bool
+    name: str  # as it stands in the manifest, such as "LiteRT 2.3.0"
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What can be read off an artifact: its interface and how many of each operator it has."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    operators: Mapping[str, int]
+    remarks: tuple[str, ...] = ()
+
+
+class Session(Protocol):
+    """A loaded artifact."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Output name → array, for one array an input."""
+        ...
+
+
+class Runtime(Protocol):
+    """One target's runtime. The module's instance of it is called ``RUNTIME``."""
+
+    def available(self) -> Availability: ...
+
+    def load(self, artifact: Path, threads: int) -> Session:
+        """Load an artifact. Raises ArtifactError where the file is not one."""
+        ...
+
+    def describe(self, artifact: Path) -> Description:
+        """Read an artifact without running it."""
+        ...
+
+
+class ArtifactError(Exception):
+    """The file is damaged, or is not what its name says; the message is for the user."""
+
+
+def numpy_name(dtype: Any) -> str:
+    """numpy's spelling of a dtype."""
+    return np.dtype(dtype).name

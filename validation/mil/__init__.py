@@ -1,0 +1,44 @@
+"""Reference interpreter of Core ML packages: runs a saved ``.mlpackage`` with torch as its arithmetic.
+
+Everything is read back from the files: the manifest, the model specification, the MIL program and its weights.
+It needs no macOS, so what a converter wrote can be proved where it was written::
+
+    from lvexport.validation import mil
+
+    model = mil.load("mobilevit_xxs.mlpackage")
+    model.predict({"image": array})["logits"]
+    model.predict({"image": array}, outputs=["conv2d_3"])  # any value of the program
+
+float32 is computed in float32. A half-precision value is rounded to float16 after every operation, which itself
+computes in float32. Importing this package is cheap; torch is imported by ``load``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lvexport.validation.mil.errors import (
+    BadInput,
+    DamagedPackage,
+    FailedOp,
+    MilError,
+    UnsupportedModel,
+    UnsupportedOp,
+)
+
+if TYPE_CHECKING:
+    from lvexport.validation.mil.model import Model
+
+__all__ = ["BadInput", "DamagedPackage", "FailedOp", "MilError", "UnsupportedModel", "UnsupportedOp", "load"]
+
+
+def load(path: str | Path) -> Model:
+    """Reads the ``.mlpackage`` at ``path``; see ``model.Model`` for what can be done with the result.
+
+    Raises:
+        MilError: it is damaged, or holds something that the interpreter does not take.
+    """
+    from lvexport.validation.mil.model import Model
+
+    return Model.load(path)

@@ -1,0 +1,198 @@
+"""A saved Core ML model that can be run."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lvexport.validation.mil.blobs import Blobs
+from lvexport.validation.mil.errors import BadInput, DamagedPackage, UnsupportedModel
+from lvexport.validation.mil.features import Feature, read_inputs, read_outputs
+from lvexport.validation.mil.images import image_tensor
+from lvexport.validation.mil.numerics import to_array, to_tensor
+from lvexport.validation.mil.package import open_package
+from lvexport.validation.mil.plan import Plan, Prepared, prepare
+from lvexport.validation.mil.program import Block, Function, Operation, Reference, read_function
+from lvexport.validation.mil.protos import parse_model
+from lvexport.validation.mil.types import BY_NAME, Array, TensorType
+from lvexport.validation.mil.values import Label
+
+MAIN = "main"
+
+
+class Model:
+    """A model read from an ``.mlpackage``: its program is decoded, checked and bound, and runs on torch.
+
+    Attributes:
+        inputs: what ``predict`` takes.
+        outputs: what ``predict`` returns.
+        operations: of the program, in the order in which they run, constants left out. Their outputs are the names
+            that ``predict`` takes as ``outputs``.
+        labels: of a classifier, in the order of its probabilities; empty for other models.
+    """
+
+    def __init__(self, function: Function, inputs: tuple[Feature, ...], outputs: tuple[Feature, ...]) -> None:
+        self.inputs = inputs
+        self.outputs = outputs
+        self.operations: tuple[Operation, ...] = function.block.operations
+        self.labels: tuple[Label, ...] = _class_labels(function.block)
+        self._prepared: Prepared = prepare(function)
+        self._plans: dict[tuple[str, ...], Plan] = {}
+
+    @classmethod
+    def load(cls, path: str | Path) -> Model:
+        """Reads the package at ``path``; of several functions, the one that the package calls its default.
+
+        Raises:
+            DamagedPackage: what is there is not a sound package.
+            UnsupportedModel: it holds something that the interpreter does not take: an older kind of model, a
+                pipeline, states, images as outputs, or operations that the table lacks (``UnsupportedOp``).
+            MilError: coremltools, whose message definitions are needed, is not installed.
+        """
+        package = open_package(path)
+        message = parse_model(package.specification)
+        _require_program(message, path)
+        name, description = _default_function(message.description)
+        if description.state:
+            raise UnsupportedModel(f"{path} is a model with states, which this interpreter does not take.")
+        function = read_function(message.mlProgram, name, Blobs(package))
+        inputs = read_inputs(description, function)
+        outputs = read_outputs(description, function)
+        with torch.inference_mode():
+            return cls(function, inputs, outputs)
+
+    @overload
+    def predict(self, data: Mapping[str, Any], outputs: Sequence[str] | None = None) -> dict[str, Any]: ...
+
+    @overload
+    def predict(
+        self, data: Sequence[Mapping[str, Any]], outputs: Sequence[str] | None = None
+    ) -> list[dict[str, Any]]: ...
+
+    def predict(
+        self, data: Mapping[str, Any] | Sequence[Mapping[str, Any]], outputs: Sequence[str] | None = None
+    ) -> dict[str, Any] | list[dict[str, Any]]:
+        """Runs the model, with coremltools' calling convention.
+
+        Args:
+            data: input name → array (anything that NumPy takes, or a tensor) of the input's shape, number for an
+                input of one element, or for an image input a PIL image or a uint8 array (height, width, 3) in RGB
+                order. A list of such dictionaries is run one after the other.
+            outputs: names of values of the program (outputs of its operations, inputs, constants) to return in
+                the place of the model's outputs.
+
+        Returns:
+            Output name → array; from a classifier also its label (str or int) and its probabilities (dictionary
+            from label to float). A list of such dictionaries for a list.
+
+        Raises:
+            BadInput: the data do not fit the inputs, or a name in ``outputs`` is unknown.
+            FailedOp: an operation cannot be computed from these data.
+            DamagedPackage: an operation's result is not what the program declares.
+        """
+        plan = self._plan(outputs)
+        if isinstance(data, Mapping):
+            return self._predict_one(data, plan)
+        return [self._predict_one(one, plan) for one in data]
+
+    def _predict_one(self, data: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+        with torch.inference_mode():
+            values = plan.run(self._tensors(data))
+            return {name: self._returned(name, value) for name, value in values.items()}
+
+    def _tensors(self, data: Mapping[str, Any]) -> dict[str, Tensor]:
+        expected = {feature.name for feature in self.inputs}
+        if data.keys() != expected:
+            raise BadInput(
+                f"The model takes the inputs {', '.join(sorted(expected)) or '(none)'}; "
+                f"given were {', '.join(sorted(map(str, data))) or '(none)'}."
+            )
+        return {feature.name: _tensor(data[feature.name], feature) for feature in self.inputs}
+
+    def _returned(self, name: str, value: Any) -> Any:
+        declared = self._prepared.declared[name]
+        if isinstance(value, Tensor) and isinstance(declared, TensorType):
+            return to_array(value, declared.dtype)
+        return value
+
+    def _plan(self, outputs: Sequence[str] | None) -> Plan:
+        names = tuple(feature.name for feature in self.outputs) if outputs is None else tuple(outputs)
+        for name in names:
+            if name not in self._prepared.declared:
+                near = difflib.get_close_matches(name, self._prepared.declared, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise BadInput(f"The program has no value named {name!r}.{hint}")
+        if names not in self._plans:
+            self._plans[names] = self._prepared.plan(names)
+        return self._plans[names]
+
+
+def _class_labels(block: Block) -> tuple[Label, ...]:
+    for operation in block.operations:
+        if operation.type == "classify":
+            (binding,) = operation.inputs["classes"]
+            constant = block.constants.get(binding.name) if isinstance(binding, Reference) else binding
+            if constant is not None and isinstance(constant.value, tuple):
+                return constant.value
+    return ()
+
+
+def _require_program(message: Any, path: str | Path) -> None:
+    kind = message.WhichOneof("Type")
+    if kind is None:
+        raise DamagedPackage(f"The specification in {path} holds no model.")
+    if kind != "mlProgram":
+        raise UnsupportedModel(
+            f"{path} holds a model of kind {kind!r}. Only ML programs are run: convert with convert_to='mlprogram'."
+        )
+
+
+def _default_function(description: Any) -> tuple[str, Any]:
+    """Name and description of the function to run; a package of one function describes it as the model itself."""
+    if not description.functions:
+        return MAIN, description
+    for function in description.functions:
+        if function.name == description.defaultFunctionName:
+            return function.name, function
+    raise DamagedPackage(
+        f"The model description names a default function that it lacks: {description.defaultFunctionName!r}."
+    )
+
+
+def _tensor(value: Any, feature: Feature) -> Tensor:
+    array = image_tensor(value, feature) if feature.kind == "image" else _array(value, feature)
+    return to_tensor(array, next(dtype for dtype in BY_NAME.values() if dtype.numpy.name == feature.dtype))
+
+
+def _array(value: Any, feature: Feature) -> Array:
+    try:
+        array = np.asarray(value.detach() if isinstance(value, Tensor) else value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise BadInput(f"What was passed for input {feature.name!r} is no array: {error}.") from error
+    if array.dtype.kind not in "biuf":
+        raise BadInput(f"The input {feature.name!r} takes numbers; given was {array.dtype}.")
+    if array.ndim == 0 and all(size == 1 for size in feature.shape):
+        array = array.reshape((1,) * len(feature.shape))
+    if not feature.admits(array.shape):
+        raise BadInput(f"The input {feature.name!r} takes the shape {_shape(feature)}; given was {array.shape}.")
+    with np.errstate(over="ignore", invalid="ignore"):  # too large for float16 is infinite, as on a device
+        converted = array.astype(feature.dtype)
+    if converted.dtype.kind in "iu" and not np.array_equal(converted, array):
+        raise BadInput(f"The input {feature.name!r} takes {feature.dtype}; given were values that it cannot hold.")
+    return converted
+
+
+def _shape(feature: Feature) -> str:
+    if feature.choices:
+        return " or ".join(str(shape) for shape in feature.choices)
+    sizes = ["any" if size is None else str(size) for size in feature.shape]
+    for place, (least, most) in enumerate(feature.ranges):
+        if feature.shape[place] is None:
+            sizes[place] = f"{least} to {'any' if most is None else most}"
+    return f"({', '.join(sizes)})"

@@ -1,0 +1,45 @@
+"""Operations of MIL, in modules named after those of coremltools' own definitions.
+
+The specification of each is its docstring in coremltools, below ``converters/mil/mil/ops/defs``. Importing this
+package fills the op table.
+"""
+
+from lvexport.validation.mil.ops import (
+    activation,
+    classify,
+    constexpr,
+    control_flow,
+    conv,
+    elementwise_binary,
+    elementwise_unary,
+    image_resizing,
+    linear,
+    normalization,
+    pool,
+    quantization,
+    reduction,
+    scatter_gather,
+    tensor_operation,
+    tensor_transformation,
+    transformers,
+)
+
+__all__ = [
+    "activation",
+    "classify",
+    "constexpr",
+    "control_flow",
+    "conv",
+    "elementwise_binary",
+    "elementwise_unary",
+    "image_resizing",
+    "linear",
+    "normalization",
+    "pool",
+    "quantization",
+    "reduction",
+    "scatter_gather",
+    "tensor_operation",
+    "tensor_transformation",
+    "transformers",
+]

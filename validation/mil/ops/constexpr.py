@@ -1,0 +1,105 @@
+"""Compressed constants (``iOS16/constexpr_ops.py``, ``iOS18/compression.py``), unpacked when the program is read."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lvexport.validation.mil.call import Call
+from lvexport.validation.mil.ops.quantization import along
+from lvexport.validation.mil.packing import unpack
+from lvexport.validation.mil.program import Opset
+from lvexport.validation.mil.table import op
+
+
+@op("constexpr_affine_dequantize", since=Opset.IOS16)
+def constexpr_affine_dequantize(quantized_data: Tensor, zero_point: Tensor, scale: Tensor, axis: int) -> Tensor:
+    steps = quantized_data.to(scale.dtype) - along(zero_point, quantized_data, axis)
+    return along(scale, quantized_data, axis) * steps
+
+
+@op("constexpr_cast", since=Opset.IOS16)
+def constexpr_cast(source_val: Tensor, output_dtype: str, call: Call) -> Tensor:
+    if output_dtype != call.dtype.name:
+        raise ValueError(f"the result is declared as {call.dtype.name} and output_dtype is {output_dtype!r}")
+    return source_val
+
+
+@op("constexpr_lut_to_dense", exact=True, since=Opset.IOS16)
+def constexpr_lut_to_dense(indices: Tensor, lut: Tensor, shape: tuple[int, ...], call: Call) -> Tensor:
+    """indices: packed bytes; lut: 2, 4, 16, 64 or 256 values, which decides how many bits an index has."""
+    count, bits = math.prod(shape), int(math.log2(lut.numel()))
+    if 2**bits != lut.numel() or indices.numel() != (count * bits + 7) // 8:
+        raise ValueError(f"{indices.numel()} bytes of indices and {lut.numel()} values do not make the shape {shape}")
+    call.expect(shape)
+    return lut[torch.from_numpy(unpack(indices.numpy(), count, bits)).long()].reshape(shape)
+
+
+@op("constexpr_lut_to_dense", exact=True, since=Opset.IOS18)
+def constexpr_lut_to_dense_by_block(indices: Tensor, lut: Tensor, call: Call, vector_axis: int | None = None) -> Tensor:
+    """indices [*I]; lut [*blocks, palettes, vector], a table for each block of the indices.
+
+    Where a table holds vectors instead of single values, their elements follow each other along ``vector_axis``.
+    """
+    *blocks, palettes, vector = lut.shape
+    sizes = list(indices.shape)
+    if vector > 1:
+        if vector_axis is None:
+            raise ValueError("a table of vectors needs a vector_axis")
+        sizes[vector_axis] *= vector
+    call.expect(tuple(sizes))
+    which = _block_numbers(tuple(indices.shape), tuple(blocks))
+    values = lut.reshape(-1, palettes, vector)[which, indices.long()]  # [*I, vector]
+    if vector == 1:
+        return values.squeeze(-1)
+    axis = (vector_axis or 0) % indices.ndim
+    return values.movedim(-1, axis + 1).reshape(sizes)
+
+
+@op("constexpr_blockwise_shift_scale", since=Opset.IOS18)
+def constexpr_blockwise_shift_scale(data: Tensor, scale: Tensor, offset: Tensor | None = None) -> Tensor:
+    """scale · (data - offset), with one scale and offset for each block of ``data``."""
+    steps = data.to(scale.dtype)
+    if offset is not None:
+        steps = steps - _spread(offset, tuple(data.shape))
+    return _spread(scale, tuple(data.shape)) * steps
+
+
+@op("constexpr_sparse_to_dense", exact=True, since=Opset.IOS16)
+def constexpr_sparse_to_dense(nonzero_data: Tensor, mask: Tensor, shape: tuple[int, ...], call: Call) -> Tensor:
+    """mask: packed bits, one for each element of the result."""
+    count = math.prod(shape)
+    if mask.numel() != (count + 7) // 8:
+        raise ValueError(f"{mask.numel()} bytes of mask do not make the shape {shape}")
+    call.expect(shape)
+    return _dense(nonzero_data, torch.from_numpy(unpack(mask.numpy(), count, 1)).reshape(shape))
+
+
+@op("constexpr_sparse_to_dense", exact=True, since=Opset.IOS18)
+def constexpr_sparse_to_dense_by_mask(nonzero_data: Tensor, mask: Tensor) -> Tensor:
+    """mask [*D] of 0 and 1."""
+    return _dense(nonzero_data, mask)
+
+
+def _dense(nonzero_data: Tensor, mask: Tensor) -> Tensor:
+    kept = mask != 0
+    if int(kept.sum()) != nonzero_data.numel():
+        raise ValueError(f"{nonzero_data.numel()} values are given for {int(kept.sum())} places of the mask")
+    return torch.zeros(mask.shape, dtype=nonzero_data.dtype).masked_scatter(kept, nonzero_data)
+
+
+def _block_numbers(sizes: tuple[int, ...], blocks: tuple[int, ...]) -> Tensor:
+    """Number of the block, in row-major order of ``blocks``, that each element of a tensor of ``sizes`` is in."""
+    numbers = torch.zeros([1] * len(sizes), dtype=torch.int64)
+    for dim, (size, count) in enumerate(zip(sizes, blocks, strict=True)):
+        if count == 0 or size % count:
+            raise ValueError(f"{size} elements do not divide into {count} blocks")
+        place = torch.arange(size) // (size // count)
+        numbers = numbers * count + place.reshape([-1 if other == dim else 1 for other in range(len(sizes))])
+    return numbers
+
+
+def _spread(parameter: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    return parameter.reshape(-1)[_block_numbers(sizes, tuple(parameter.shape))]

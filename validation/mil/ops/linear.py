@@ -1,0 +1,30 @@
+"""Matrix products (``iOS15/linear.py``; iOS 17 lets constants have another precision than the rest)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lvexport.validation.mil.table import op
+
+
+@op("linear")
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [*D, D_in], weight [D_out, D_in], bias [D_out] → [*D, D_out]."""
+    return F.linear(x, weight, bias)
+
+
+@op("matmul")
+def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = False) -> Tensor:
+    """NumPy's matmul; the transpositions are of the last two dimensions and leave a vector alone."""
+    return torch.matmul(_transposed(x, transpose_x), _transposed(y, transpose_y))
+
+
+@op("einsum")
+def einsum(values: tuple[Tensor, ...], equation: str) -> Tensor:
+    return torch.einsum(equation, *values)
+
+
+def _transposed(x: Tensor, wanted: bool) -> Tensor:
+    return x.transpose(-1, -2) if wanted and x.ndim > 1 else x

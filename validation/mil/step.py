@@ -1,0 +1,155 @@
+"""One operation, bound to its function and its constants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from lvexport.validation.mil import table, types
+from lvexport.validation.mil.arguments import Form
+from lvexport.validation.mil.binding import Argument, Constants, Value, bind
+from lvexport.validation.mil.call import LARGEST_VALUE, Call
+from lvexport.validation.mil.errors import DamagedPackage, FailedOp, MilError
+from lvexport.validation.mil.numerics import CARRIERS, round_to_half, same_class
+from lvexport.validation.mil.program import Operation, Opset, Reference
+from lvexport.validation.mil.types import DictType, TensorType, ValueType
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation, ready to run.
+
+    Attributes:
+        call: the operation as its function sees it.
+        function: from the op table.
+        fixed: the arguments that are constants.
+        wired: the other ones.
+        names: of the results.
+        rounded: for each result, whether it is to be rounded to half precision.
+        released: names of the values that no later step needs.
+    """
+
+    call: Call
+    function: Callable[..., Any]
+    fixed: Mapping[str, Any]
+    wired: tuple[Argument, ...]
+    names: tuple[str, ...]
+    rounded: tuple[bool, ...]
+    released: tuple[str, ...] = ()
+
+    def uses(self) -> set[str]:
+        """Names of the computed values that it needs."""
+        return {name for argument in self.wired for name in argument.uses()}
+
+    def run(self, values: Mapping[str, Value]) -> tuple[Value, ...]:
+        """The results, in order, each checked against its declared type.
+
+        Raises:
+            FailedOp: the operation cannot be computed from these values.
+            DamagedPackage: a result is not of its declared type.
+        """
+        try:
+            arguments = {argument.name: argument.get(values) for argument in self.wired}
+            results = self.function(**self.fixed, **arguments)
+        except MilError:
+            raise
+        except Exception as error:  # torch raises many things, and all of them mean that there is no result
+            raise FailedOp(f"The operation {self.call.op} cannot be computed: {error}.") from error
+        if not isinstance(results, tuple):
+            results = (results,)
+        if len(results) != len(self.names):
+            raise DamagedPackage(
+                f"The program declares {len(self.names)} results of {self.call.op}, which makes {len(results)}."
+            )
+        checked = zip(results, self.call.outputs, self.rounded, strict=True)
+        return tuple(self._settled(value, declared, rounded) for value, declared, rounded in checked)
+
+    def _settled(self, value: Value, declared: ValueType, rounded: bool) -> Value:
+        if not isinstance(value, Tensor):
+            return self._label_or_dictionary(value, declared)
+        if not isinstance(declared, TensorType) or declared.dtype is types.STRING:
+            raise self._mistyped(f"a tensor of shape {tuple(value.shape)}", declared)
+        if not declared.admits(tuple(value.shape)) or not same_class(value, declared.dtype):
+            raise self._mistyped(f"{value.dtype} {tuple(value.shape)}", declared)
+        return round_to_half(value) if rounded else value.to(CARRIERS[declared.dtype])
+
+    def _label_or_dictionary(self, value: Value, declared: ValueType) -> Value:
+        if isinstance(declared, DictType):
+            right = isinstance(value, dict)
+        else:
+            label = types.STRING if isinstance(value, str) else types.INT64
+            right = declared == TensorType(label, ()) and not isinstance(value, dict)
+        if not right:
+            raise self._mistyped(f"a {type(value).__name__}", declared)
+        return value
+
+    def _mistyped(self, made: str, declared: ValueType) -> DamagedPackage:
+        return DamagedPackage(f"The program declares {declared} as a result of {self.call.op}, which makes {made}.")
+
+
+def make_step(operation: Operation, opset: Opset, declared: Mapping[str, ValueType], constants: Constants) -> Step:
+    """Binds an operation that the op table has.
+
+    Args:
+        operation: the operation.
+        opset: that of its function.
+        declared: types of the values that it may use.
+        constants: those of its block.
+
+    Raises:
+        DamagedPackage: it has parameters that it does not take, lacks one that it needs, or is of absurd size.
+    """
+    entry = table.find(operation.type, opset)
+    assert entry is not None, operation.type
+    call = Call(title(operation), opset, tuple(output.type for output in operation.outputs))
+    arguments = _arguments(operation, entry, call.op, constants)
+    fixed = {argument.name: argument.get({}) for argument in arguments if not argument.uses()}
+    fixed |= {name: call for name, parameter in entry.parameters.items() if parameter.form is Form.CALL}
+    only_moves = entry.exact and not _reads_wider_floats(operation, declared)
+    rounded = tuple(_is_half(output) and not only_moves for output in call.outputs)
+    _require_plausible_size(call)
+    wired = tuple(argument for argument in arguments if argument.uses())
+    return Step(call, entry.function, fixed, wired, tuple(output.name for output in operation.outputs), rounded)
+
+
+def title(operation: Operation) -> str:
+    """How messages call an operation: its type, and the first value that it makes."""
+    made = operation.outputs[0].name if operation.outputs else operation.label
+    return f"{operation.type} (which makes {made!r})"
+
+
+def _arguments(operation: Operation, entry: table.Entry, op: str, constants: Constants) -> list[Argument]:
+    own = {name: parameter for name, parameter in entry.parameters.items() if parameter.form is not Form.CALL}
+    unknown = sorted(operation.inputs.keys() - own.keys())
+    missing = sorted(name for name, parameter in own.items() if parameter.required and name not in operation.inputs)
+    if unknown or missing:
+        wrong = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(unknown)}, which it does not take"
+        raise DamagedPackage(f"The parameters of the operation {op} are wrong: it {wrong}.")
+    try:
+        return [bind(name, own[name], bindings, constants) for name, bindings in operation.inputs.items()]
+    except ValueError as error:
+        raise DamagedPackage(f"The parameters of the operation {op} are wrong: {error}.") from error
+
+
+def _reads_wider_floats(operation: Operation, declared: Mapping[str, ValueType]) -> bool:
+    for bindings in operation.inputs.values():
+        for binding in bindings:
+            bound = declared[binding.name] if isinstance(binding, Reference) else binding.type
+            if isinstance(bound, TensorType) and bound.dtype in (types.FLOAT32, types.FLOAT64):
+                return True
+    return False
+
+
+def _is_half(declared: ValueType) -> bool:
+    return isinstance(declared, TensorType) and declared.dtype is types.FLOAT16
+
+
+def _require_plausible_size(call: Call) -> None:
+    for declared in call.outputs:
+        if isinstance(declared, TensorType) and (declared.elements() or 0) > LARGEST_VALUE:
+            raise DamagedPackage(
+                f"The program declares {declared} as a result of {call.op}; nothing on a phone is so large."
+            )

@@ -1,0 +1,103 @@
+"""Core ML: Apple's own framework on macOS; elsewhere the reference interpreter of the saved package."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from lvexport.converters.contract import TensorSpec
+from lvexport.validation.contract import PICTURE, PROBABILITIES, Array, ArtifactError, Availability, Description
+
+ON_MACOS = sys.platform == "darwin"
+
+
+class CoreMLSession:
+    """``predict`` is Core ML's or the interpreter's: both follow coremltools' calling convention."""
+
+    def __init__(self, model: Any, predict: Any) -> None:
+        self._predict = predict
+        self._labels = model.labels
+        self.inputs = tuple(map(input_spec, model.inputs))
+        self.outputs = tuple(output_spec(o, len(model.labels)) for o in model.outputs if o.kind != "label")
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        answer = self._predict(
+            {s.name: picture(inputs[s.name]) if s.dtype == PICTURE else inputs[s.name] for s in self.inputs}
+        )
+        return {s.name: self._array(answer[s.name], s) for s in self.outputs}
+
+    def _array(self, value: Any, spec: TensorSpec) -> Array:
+        import numpy as np
+
+        if spec.dtype == PROBABILITIES:
+            return np.asarray([[value[label] for label in self._labels]], np.float32)
+        return np.asarray(value)
+
+
+class CoreML:
+    def available(self) -> Availability:
+        try:
+            tools = version("coremltools")
+        except PackageNotFoundError:
+            return Availability(False, "Core ML", "coremltools is not installed: pip install 'lvexport[coreml]'")
+        if ON_MACOS:
+            import platform
+
+            return Availability(True, f"Core ML on macOS {platform.mac_ver()[0]} (coremltools {tools})")
+        return Availability(True, f"lvexport MIL reference interpreter (torch {version('torch')})")
+
+    def load(self, artifact: Path, threads: int) -> CoreMLSession:
+        import torch
+
+        from lvexport.validation import mil
+
+        torch.set_num_threads(threads)
+        try:
+            model = mil.load(artifact)
+        except mil.MilError as error:
+            raise ArtifactError(str(error)) from error
+        return CoreMLSession(model, apples_predict(artifact) if ON_MACOS else model.predict)
+
+    def describe(self, artifact: Path) -> Description:
+        from lvexport.validation import mil
+
+        try:
+            model = mil.load(artifact)
+        except mil.MilError as error:
+            raise ArtifactError(str(error)) from error
+        session = CoreMLSession(model, model.predict)
+        operators = Counter(operation.type for operation in model.operations)
+        return Description(session.inputs, session.outputs, dict(operators))
+
+
+def apples_predict(artifact: Path) -> Any:
+    """Core ML itself, on all of the Mac's compute units."""
+    import coremltools
+
+    return coremltools.models.MLModel(str(artifact)).predict
+
+
+def picture(pixels: Array) -> Any:
+    from PIL import Image
+
+    return Image.fromarray(pixels)
+
+
+def input_spec(feature: Any) -> TensorSpec:
+    if feature.kind == "image":
+        _, _, height, width = feature.shape
+        return TensorSpec(feature.name, (height, width, 3), PICTURE)
+    return TensorSpec(feature.name, tuple(feature.shape), feature.dtype)
+
+
+def output_spec(feature: Any, classes: int) -> TensorSpec:
+    if feature.kind == "probabilities":
+        return TensorSpec(feature.name, (1, classes), PROBABILITIES)
+    return TensorSpec(feature.name, tuple(feature.shape or ()), feature.dtype)
+
+
+RUNTIME = CoreML()

@@ -1,0 +1,13 @@
+"""The runtimes, one row a target."""
+
+from __future__ import annotations
+
+from lvexport.validation.contract import Runtime
+from lvexport.validation.runtimes import coreml, executorch, onnx, tflite
+
+RUNTIMES: dict[str, Runtime] = {
+    "coreml": coreml.RUNTIME,
+    "tflite": tflite.RUNTIME,
+    "executorch": executorch.RUNTIME,
+    "onnx": onnx.RUNTIME,
+}

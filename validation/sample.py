@@ -1,0 +1,90 @@
+"""The inputs that artifacts are verified with: the real images that ship with the project."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import safe_open
+
+from lvexport.converters.contract import Normalisation, TensorSpec
+from lvexport.validation.contract import Array
+
+SHIPPED = Path(__file__).parent / "samples" / "fashion_mnist.safetensors"
+LARGEST = 2000
+SMALLEST = 200
+# Pixels a side up to which the whole sample is run; above it, as many images as have that many pixels together.
+FULL_SAMPLE_SIZE = 64
+
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """``pixels``: (n, h, w, 3) uint8 RGB. ``labels``: (n,) indices into ``classes``."""
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+
+def size_of(imgsz: int) -> int:
+    """How many images a verdict is taken over by default, so that large inputs do not take all day."""
+    return int(np.clip(round(LARGEST * (FULL_SAMPLE_SIZE / imgsz) ** 2), SMALLEST, LARGEST))
+
+
+def shipped(count: int, part: str = "test") -> Pictures:
+    """The first ``count`` images of the shipped ``test`` or ``calibration`` part, dyed as the file says.
+
+    A grey picture has three equal channels, and swapping them would go unseen; hence a factor a channel and image.
+    """
+    with safe_open(SHIPPED, framework="numpy") as file:
+        grey = file.get_tensor(f"{part}.pixels")[:count].astype(np.uint16)
+        dye = file.get_tensor(f"{part}.dye")[:count].astype(np.uint16)
+        labels = file.get_tensor(f"{part}.labels")[:count].astype(np.int64)
+        classes = tuple(json.loads(file.metadata()["classes"]))
+    pixels = ((grey[..., None] * dye[:, None, None, :] + 127) // 255).astype(np.uint8)
+    return Pictures(pixels, labels, classes)
+
+
+def digest() -> str:
+    """SHA-256 of the shipped sample."""
+    return hashlib.sha256(SHIPPED.read_bytes()).hexdigest()
+
+
+def fit(pixels: NDArray[np.uint8], imgsz: int, interpolation: str, crop_pct: float) -> NDArray[np.uint8]:
+    """Resize the shorter side to ``imgsz / crop_pct`` and crop the centre: (n, h, w, 3) → (n, imgsz, imgsz, 3)."""
+    side = round(imgsz / crop_pct)
+    margin = (side - imgsz) // 2
+    fitted = np.empty((len(pixels), imgsz, imgsz, 3), np.uint8)
+    for i, picture in enumerate(pixels):
+        h, w = picture.shape[:2]
+        size = (round(side * w / min(h, w)), round(side * h / min(h, w)))
+        large = Image.fromarray(picture).resize(size, _FILTERS[interpolation])
+        left, top = margin + (size[0] - side) // 2, margin + (size[1] - side) // 2
+        fitted[i] = np.asarray(large.crop((left, top, left + imgsz, top + imgsz)))
+    return fitted
+
+
+def normalise(pictures: NDArray[np.uint8], normalisation: Normalisation) -> NDArray[np.float32]:
+    """(n, h, w, 3) uint8 → (n, 3, h, w) float32, (x/255 - mean) / std."""
+    scaled = pictures.astype(np.float32) / np.float32(255)
+    mean, std = (np.asarray(v, np.float32) for v in (normalisation.mean, normalisation.std))
+    return np.ascontiguousarray(((scaled - mean) / std).transpose(0, 3, 1, 2))
+
+
+def synthetic(specs: tuple[TensorSpec, ...], count: int, seed: int = 0) -> dict[str, Array]:
+    """Seeded inputs for a model that takes no RGB picture: normal for floats, 0 or 1 for whole numbers."""
+    random = np.random.default_rng(seed)
+    arrays: dict[str, Array] = {}
+    for spec in specs:
+        shape = (count, *spec.shape[1:])
+        floating = np.issubdtype(np.dtype(spec.dtype), np.floating)
+        drawn = random.standard_normal(shape) if floating else random.integers(0, 2, shape)
+        arrays[spec.name] = drawn.astype(spec.dtype)
+    return arrays
