@@ -85,13 +85,26 @@ class Notes:
 class Converter(Protocol):
     """One target. The module's instance of it is called ``CONVERTER``."""
 
-    name: str
-    summary: str
-    backend: str
-    suffix: str  # of the artifact, such as ".mlpackage"
-    distributions: tuple[str, ...]  # what has to be installed
-    recipes: Mapping[str, Recipe]
-    options: Mapping[str, Choice]
+    @property
+    def name(self) -> str: ...
+    @property
+    def summary(self) -> str: ...
+    @property
+    def backend(self) -> str: ...
+    @property
+    def suffix(self) -> str:
+        """Of the artifact, such as ``.mlpackage``."""
+        ...
+
+    @property
+    def distributions(self) -> tuple[str, ...]:
+        """What has to be installed."""
+        ...
+
+    @property
+    def recipes(self) -> Mapping[str, Recipe]: ...
+    @property
+    def options(self) -> Mapping[str, Choice]: ...
 
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:
         """Write the artifact at ``out``, which does not exist yet. Raises whatever the library raises."""

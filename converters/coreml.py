@@ -114,7 +114,7 @@ def convert_program(program: ExportedProgram, arguments: dict[str, Any]) -> tupl
         return ct.convert(program.run_decompositions({}), **arguments), "torch.export"
     except _NOT_TAKEN:
         with torch.no_grad():
-            traced = torch.jit.trace(program.module(), examples(program), check_trace=False)
+            traced = torch.jit.trace(program.module(), examples(program), check_trace=False)  # type: ignore[no-untyped-call]
         return ct.convert(traced, **arguments), "torch.jit.trace"
 
 

@@ -30,6 +30,8 @@ def halve(program: ExportedProgram) -> ExportedProgram:
 class _PictureClassifier(nn.Module):
     """A classifier on pixels from which the mean was taken, giving probabilities in place of logits."""
 
+    std: Tensor
+
     def __init__(self, module: nn.Module, std: tuple[float, float, float]) -> None:
         super().__init__()
         self.module = module

@@ -53,12 +53,23 @@ def export(
     return pipeline.export(plan, report, module)
 
 
-def verify(path: str | Path, against: str | None = None, **settings: str) -> Bundle:
-    """Run a bundle's artifacts again, here, and compare with its golden vectors or with the model ``against``.
+def verify(
+    path: str | Path,
+    against: str | None = None,
+    *,
+    weights: str | Path = "auto",
+    num_classes: int | None = None,
+    recipe: str | None = None,
+    samples: int | None = None,
+) -> Bundle:
+    """Run a bundle's artifacts, or one artifact, again, here, and judge them anew.
 
-    The bundle on disk is not changed; the one returned carries the new verdicts.
+    They are compared with the bundle's golden vectors or with the model ``against``, of which ``weights`` and
+    ``num_classes`` say more, over ``samples`` images. ``recipe``: the precision by which to judge an artifact that lies
+    in no bundle. What is on disk is not changed; the bundle returned carries the new verdicts.
     """
-    return verification.verify(Path(path), verification.Request(against=against, **settings))
+    request = verification.Request(against, str(weights), num_classes, recipe, samples)
+    return verification.verify(Path(path), request)
 
 
 def split(names: str | Iterable[str]) -> list[str]:

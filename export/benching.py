@@ -106,7 +106,7 @@ def bench(paths: list[Path], threads: int = 1, rounds: int = 7, runs: int = 20) 
         contestants = []
         for i, artifact in enumerate(found):
             contestant = Contestant(artifact.resolve(), threads, Path(scratch) / f"cell-{i:03}")
-            stack.callback(end, contestant.process)
+            stack.callback(kill, contestant.process)
             contestants.append(contestant)
         for contestant in contestants:
             contestant.wait_until_loaded()
@@ -115,10 +115,6 @@ def bench(paths: list[Path], threads: int = 1, rounds: int = 7, runs: int = 20) 
         summarise(c, [turn[i] for turn in times], [turn[0] for turn in times]) for i, c in enumerate(contestants)
     )
     return Benchmark(machine.describe(), threads, rounds, timings)
-
-
-def end(process: subprocess.Popen[str]) -> None:
-    kill(process)
 
 
 def summarise(contestant: Contestant, rounds: list[list[float]], first: list[list[float]]) -> Timing:

@@ -18,11 +18,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from lvexport.jobs import Cost
 
 
-class _Traffic(TorchDispatchMode):
+class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the operators that run and the bytes that they read and write; views move nothing."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = 0
         self.operators: dict[str, int] = {}
 

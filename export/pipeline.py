@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -103,6 +104,7 @@ def obtain(shop: Workshop, source: Source, report: Report, model: nn.Module | No
     else:
         from lvexport.capture import capture, examples
 
+        model = copy.deepcopy(model).eval()  # the caller's own may go on training
         info = capture(model, examples(source), program)
     report("capture", "done")
     return Original(info, program, model)

@@ -138,7 +138,7 @@ def resident(pid: int) -> int:
         return 0
 
 
-def kill(process: subprocess.Popen[bytes]) -> None:
+def kill(process: subprocess.Popen[Any]) -> None:
     """End a process and all that it started."""
     if process.poll() is None:
         with suppress(ProcessLookupError):

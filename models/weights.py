@@ -9,7 +9,6 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -54,8 +53,8 @@ def read(path: Path) -> dict[str, Tensor]:
             f"{path} is refused: it is a pickle that contains more than tensors, and opening it could run any code. "
             "Save only the state dict (torch.save(model.state_dict(), …)), or better a .safetensors file."
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # a damaged file can make the readers raise anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"{path} cannot be read as a checkpoint ({reason}). Download or save it again.") from error
     return tensors(loaded, path)
 

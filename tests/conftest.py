@@ -13,6 +13,9 @@ import pytest
 
 from lvexport.bundle import Bundle
 
+# Small networks gain nothing from threads, and threads that wait for one another lose much on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ALL = "coreml,tflite,executorch,onnx"
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -41,7 +41,7 @@ def learning_rate(schedule: Schedule, progress: float) -> float:
 def batches(images: Images, schedule: Schedule, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch of augmented (N, 3, imgsz, imgsz) images and their labels."""
     pixels, labels = torch.from_numpy(images.pixels.copy()), torch.from_numpy(images.labels)
-    for chosen in torch.randperm(len(labels), generator=generator).split(schedule.batch):
+    for chosen in torch.split(torch.randperm(len(labels), generator=generator), schedule.batch):
         grey = jitter(pixels[chosen].float() / 255, generator)
         yield resize(dye(grey, generator), schedule.imgsz), labels[chosen]
 

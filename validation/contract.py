@@ -73,4 +73,4 @@ class ArtifactError(Exception):
 
 def numpy_name(dtype: Any) -> str:
     """numpy's spelling of a dtype."""
-    return np.dtype(dtype).name
+    return str(np.dtype(dtype))

@@ -140,7 +140,8 @@ def test_timm_checkpoints_load_whatever_holds_them(container: str, tmp_path: Pat
         torch.save(state, path)
     x = torch.rand(2, 3, 64, 64)
     loaded, expected = build("mobilevit_xxs", weights=path)(x), original(x)
-    assert torch.allclose(loaded, expected, atol=0.05 if container == "half" else 1e-6)
+    error = (loaded - expected).norm() / expected.norm()
+    assert error < (1e-2 if container == "half" else 1e-6)
 
 
 def test_own_layout_loads(tmp_path: Path) -> None:

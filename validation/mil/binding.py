@@ -79,14 +79,10 @@ class Constants:
         return name in self.stored or name in self.unpacked
 
     def value(self, name: str) -> Value:
-        """The constant as an operation's result would be: a tensor, or text.
-
-        Raises:
-            ValueError: it is a list of labels.
-        """
+        """The constant as an operation's result would be: a tensor, or what ``Constant`` holds of text."""
         if name in self.unpacked:
             return self.unpacked[name]
-        if isinstance(self.stored[name].value, str):
+        if not isinstance(self.stored[name].value, np.ndarray):
             return self.stored[name].value
         if name not in self.tensors:
             self.tensors[name] = _tensor(self.stored[name])
@@ -105,7 +101,10 @@ class Constants:
                 raise ValueError("text is computed where a constant is expected")
             return Computed(binding.name, form)
         if form is Form.TENSOR:
-            return Known(self.value(binding.name))
+            value = self.value(binding.name)
+            if not isinstance(value, Tensor):
+                raise ValueError("text is given where a tensor is expected")
+            return Known(value)
         if binding.name in self.unpacked:
             return Known(from_array(form, self.unpacked[binding.name].numpy()))
         return Known(_converted(self.stored[binding.name], form))

@@ -20,7 +20,7 @@ from lvexport.validation.mil.package import open_package
 from lvexport.validation.mil.plan import Plan, Prepared, prepare
 from lvexport.validation.mil.program import Block, Function, Operation, Reference, read_function
 from lvexport.validation.mil.protos import parse_model
-from lvexport.validation.mil.types import BY_NAME, Array, TensorType
+from lvexport.validation.mil.types import Array, TensorType
 from lvexport.validation.mil.values import Label
 
 MAIN = "main"
@@ -113,7 +113,13 @@ class Model:
                 f"The model takes the inputs {', '.join(sorted(expected)) or '(none)'}; "
                 f"given were {', '.join(sorted(map(str, data))) or '(none)'}."
             )
-        return {feature.name: _tensor(data[feature.name], feature) for feature in self.inputs}
+        return {feature.name: self._tensor(data[feature.name], feature) for feature in self.inputs}
+
+    def _tensor(self, value: Any, feature: Feature) -> Tensor:
+        declared = self._prepared.declared[feature.name]
+        assert isinstance(declared, TensorType)  # read_inputs takes no other
+        array = image_tensor(value, feature) if feature.kind == "image" else _array(value, feature)
+        return to_tensor(array, declared.dtype)
 
     def _returned(self, name: str, value: Any) -> Any:
         declared = self._prepared.declared[name]
@@ -163,11 +169,6 @@ def _default_function(description: Any) -> tuple[str, Any]:
     raise DamagedPackage(
         f"The model description names a default function that it lacks: {description.defaultFunctionName!r}."
     )
-
-
-def _tensor(value: Any, feature: Feature) -> Tensor:
-    array = image_tensor(value, feature) if feature.kind == "image" else _array(value, feature)
-    return to_tensor(array, next(dtype for dtype in BY_NAME.values() if dtype.numpy.name == feature.dtype))
 
 
 def _array(value: Any, feature: Feature) -> Array:

@@ -17,6 +17,8 @@ from lvexport.validation.mil.errors import DamagedPackage, UnsupportedModel
 from lvexport.validation.mil.types import ValueType, read_type
 from lvexport.validation.mil.values import Constant, read_constant
 
+VERSION = 1  # of MIL, which coremltools writes into every program
+
 
 class Opset(IntEnum):
     """Versions of MIL's operations, by the iOS release that brought each (``_OPSET`` in coremltools)."""
@@ -116,6 +118,8 @@ def read_function(program: Any, name: str, blobs: Blobs) -> Function:
         DamagedPackage: there is no such function, or it breaks the rules of a MIL program.
         UnsupportedModel: its opset or something in its types is unknown.
     """
+    if program.version != VERSION:
+        raise UnsupportedModel(f"The program is in version {program.version} of MIL; only version {VERSION} is known.")
     if name not in program.functions:
         raise DamagedPackage(f"The program has no function {name!r}.")
     message = program.functions[name]

@@ -57,7 +57,8 @@ class Step:
         except MilError:
             raise
         except Exception as error:  # torch raises many things, and all of them mean that there is no result
-            raise FailedOp(f"The operation {self.call.op} cannot be computed: {error}.") from error
+            reason = str(error).partition("\n")[0].rstrip(".")
+            raise FailedOp(f"The operation {self.call.op} cannot be computed: {reason}.") from error
         if not isinstance(results, tuple):
             results = (results,)
         if len(results) != len(self.names):

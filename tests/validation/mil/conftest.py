@@ -41,7 +41,7 @@ def save(ct: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
 
     element_types = {"float32": types.fp32, "float16": types.fp16, "int32": types.int32}
 
-    def save(build: Build, inputs: Mapping[str, Array], target: str = "iOS17", **options: Any) -> Path:
+    def save(build: Build, inputs: Mapping[str, Array], target: str = "iOS17", /, **options: Any) -> Path:
         placeholders = {
             name: Builder.placeholder(array.shape, element_types[array.dtype.name]) for name, array in inputs.items()
         }

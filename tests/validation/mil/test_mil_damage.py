@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import shutil
@@ -84,11 +85,13 @@ def test_a_file_cut_short(package, name, share):
 
 
 def test_nothing_there(tmp_path):
-    with pytest.raises(mil.DamagedPackage, match="no .mlpackage folder"):
+    with pytest.raises(mil.DamagedPackage, match=r"no \.mlpackage folder"):
         mil.load(tmp_path / "absent.mlpackage")
 
 
-@pytest.mark.parametrize("path", ["../../../etc/passwd", "/etc/passwd", "com.apple.CoreML/../../../x", "", "a\\b", "a\0b"])
+@pytest.mark.parametrize(
+    "path", ["../../../etc/passwd", "/etc/passwd", "com.apple.CoreML/../../../x", "", "a\\b", "a\0b"]
+)
 def test_a_path_that_leads_out_of_the_package(package, path):
     change_manifest(package, lambda m: m["itemInfoEntries"][m["rootModelIdentifier"]].update(path=path))
     with pytest.raises(mil.DamagedPackage, match="not allowed"):
@@ -188,7 +191,9 @@ CHANGES = {
     "huge padding": (lambda m: set_pad(m, 2**30), "declares .* as the result of pad"),
     "negative padding": (lambda m: set_pad(m, -20), "as the result of pad"),
     "constant too short": (
-        lambda m: constant(m, operation(m, "pad").inputs["pad"].arguments[0].name).immediateValue.tensor.ints.values.pop(),
+        lambda m: constant(
+            m, operation(m, "pad").inputs["pad"].arguments[0].name
+        ).immediateValue.tensor.ints.values.pop(),
         "with 1 elements",
     ),
     "unknown value": (
@@ -207,6 +212,14 @@ CHANGES = {
     "parameter of another type": (
         lambda m: setattr(operation(m, "pad").inputs["pad"].arguments[0], "name", weight_name(m)),
         "elements of type float32 are given where integers should be",
+    ),
+    "text for a tensor": (
+        lambda m: setattr(
+            operation(m, "relu").inputs["x"].arguments[0],
+            "name",
+            operation(m, "conv").inputs["pad_type"].arguments[0].name,
+        ),
+        "text is given where a tensor is expected",
     ),
     "unknown opset": (lambda m: setattr(m.mlProgram.functions["main"], "opset", "CoreML77"), "no such block"),
     "no main": (lambda m: m.mlProgram.functions.pop("main"), "no function 'main'"),
@@ -236,10 +249,8 @@ def test_random_damage_never_raises_anything_else(sound, tmp_path):
         for _ in range(chance.choice([1, 1, 8])):
             data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
         path.write_bytes(data)
-        try:
+        with contextlib.suppress(mil.MilError):
             load_and_run(package)
-        except mil.MilError as error:
-            assert str(error)
 
 
 def test_a_weight_changed_in_the_file_changes_the_result(package):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,10 +18,14 @@ LABELS = [f"class {i}" for i in range(12)]
 def image_model(ct, save):
     """image_model(layout, **ImageType options): a model that returns the tensor that its program receives."""
 
+    @functools.cache
     def make(layout, **options):
         channels = 1 if layout.startswith("GRAY") else 3
-        image = ct.ImageType(name="x", shape=(1, channels, 4, 6), color_layout=getattr(ct.colorlayout, layout), **options)
-        example = np.zeros((1, channels, 4, 6), np.float32)
+        image = ct.ImageType(
+            name="x", shape=(1, channels, 4, 6), color_layout=getattr(ct.colorlayout, layout), **options
+        )
+        half = layout == "GRAYSCALE_FLOAT16"
+        example = np.zeros((1, channels, 4, 6), np.float16 if half else np.float32)
         return mil.load(save(lambda mb, x: {"out": mb.identity(x=x)}, {"x": example}, inputs=[image]))
 
     return make
@@ -43,8 +49,15 @@ def test_gray(image_model):
         np.testing.assert_array_equal(model.predict({"x": picture})["out"][0, 0], gray)
 
 
+def test_gray_in_half_precision(image_model):
+    model = image_model("GRAYSCALE_FLOAT16")
+    gray = PIXELS[:, :, 0] / np.float32(255)
+    for picture in (gray, Image.fromarray(gray)):
+        np.testing.assert_array_equal(model.predict({"x": picture})["out"][0, 0], gray.astype(np.float16))
+
+
 def test_scale_and_bias_are_part_of_the_program(image_model):
-    model = image_model("RGB", scale=1 / 128, bias=[-1.0, 0.5, 0.25])
+    model = image_model("RGB", scale=1 / 128, bias=(-1.0, 0.5, 0.25))
     expected = PIXELS.transpose(2, 0, 1) / 128 + np.array([-1, 0.5, 0.25]).reshape(3, 1, 1)
     np.testing.assert_allclose(model.predict({"x": PIXELS})["out"][0], expected, rtol=1e-6)
 

@@ -16,25 +16,27 @@ def sqnr_db(reference, result):
     return 10 * np.log10(np.square(reference).sum() / np.square(reference - result.astype(np.float64)).sum())
 
 
+SIZE = 32  # leaves maps of 2 × 2 and 1 × 1 pixels, and the latter has to be resized around its transformer
+
+
 @pytest.fixture(scope="module")
-def network():
-    """mobilevit_xxs with running statistics as training leaves them: not zeros and ones."""
+def captured():
+    """(program, images, logits in float64) of mobilevit_xxs, with running statistics other than zeros and ones."""
     torch.manual_seed(0)
     network = MobileViT(VARIANTS["mobilevit_xxs"], num_classes=10).eval()
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
-    return network
-
-
-# 32 pixels a side leave maps of 1 × 1 and 2 × 2, one of which has to be resized around its transformer.
-@pytest.mark.parametrize(("precision", "size", "floor_db"), [("FLOAT32", 32, 110), ("FLOAT16", 32, 45)])
-def test_mobilevit(ct, network, tmp_path, precision, size, floor_db):
-    images = torch.rand(4, 3, size, size)
+    images = torch.rand(4, 3, SIZE, SIZE)
     with torch.no_grad():
-        reference = torch.cat([network(image[None]) for image in images]).double().numpy()
-    program = torch.export.export(network, (images[:1],)).run_decompositions({})
+        logits = torch.cat([network(image[None]) for image in images]).double().numpy()
+    return torch.export.export(network, (images[:1],)).run_decompositions({}), images, logits
+
+
+@pytest.mark.parametrize(("precision", "floor_db"), [("FLOAT32", 110), ("FLOAT16", 45)])
+def test_mobilevit(ct, captured, tmp_path, precision, floor_db):
+    program, images, reference = captured
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         converted = ct.convert(
@@ -42,7 +44,7 @@ def test_mobilevit(ct, network, tmp_path, precision, size, floor_db):
             convert_to="mlprogram",
             compute_precision=ct.precision[precision],
             minimum_deployment_target=ct.target.iOS17,
-            inputs=[ct.TensorType(name="image", shape=(1, 3, size, size), dtype=np.float32)],
+            inputs=[ct.TensorType(name="image", shape=(1, 3, SIZE, SIZE), dtype=np.float32)],
             outputs=[ct.TensorType(name="logits", dtype=np.float32)],
             skip_model_load=True,
         )

@@ -45,10 +45,8 @@ def upsample_bilinear(
 ) -> Tensor:
     if align_corners and half_pixel_centers:
         raise ValueError("half_pixel_centers and align_corners exclude each other")
-    if align_corners:
-        mode = "STRICT_ALIGN_CORNERS"
-    else:
-        mode = "DEFAULT" if half_pixel_centers is False else "UNALIGN_CORNERS"
+    unaligned = "DEFAULT" if half_pixel_centers is False else "UNALIGN_CORNERS"
+    mode = "STRICT_ALIGN_CORNERS" if align_corners else unaligned
     return _linear(x, _scaled(x, scale_factor_height, scale_factor_width), mode, call)
 
 

@@ -6,19 +6,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lvexport.validation.mil.call import Call
+from lvexport.validation.mil.numerics import CARRIERS
 from lvexport.validation.mil.table import op
 
 
 @op("linear")
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [*D, D_in], weight [D_out, D_in], bias [D_out] → [*D, D_out]."""
-    return F.linear(x, weight, bias)
+    """x [*D, D_in], weight [D_out, D_in], bias [D_out] → [*D, D_out] of x's element type."""
+    return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
 @op("matmul")
-def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = False) -> Tensor:
-    """NumPy's matmul; the transpositions are of the last two dimensions and leave a vector alone."""
-    return torch.matmul(_transposed(x, transpose_x), _transposed(y, transpose_y))
+def matmul(x: Tensor, y: Tensor, call: Call, transpose_x: bool = False, transpose_y: bool = False) -> Tensor:
+    """NumPy's matmul; the transpositions are of the last two dimensions and leave a vector alone.
+
+    Of a constant and a computed operand, the result has the element type of the computed one.
+    """
+    carrier = CARRIERS[call.dtype]
+    return torch.matmul(_transposed(x.to(carrier), transpose_x), _transposed(y.to(carrier), transpose_y))
 
 
 @op("einsum")

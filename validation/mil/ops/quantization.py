@@ -13,7 +13,7 @@ from lvexport.validation.mil.table import op
 
 @op("quantize", since=Opset.IOS17)
 def quantize(
-    input: Tensor,
+    input: Tensor,  # noqa: A002 - the operation's own name for it
     scale: Tensor,
     output_dtype: str,
     call: Call,
@@ -31,7 +31,12 @@ def quantize(
 
 
 @op("dequantize", since=Opset.IOS17)
-def dequantize(input: Tensor, scale: Tensor, zero_point: Tensor | None = None, axis: int | None = None) -> Tensor:
+def dequantize(
+    input: Tensor,  # noqa: A002 - the operation's own name for it
+    scale: Tensor,
+    zero_point: Tensor | None = None,
+    axis: int | None = None,
+) -> Tensor:
     """scale · (input - zero_point), the difference taken without wrapping around."""
     steps = input.to(scale.dtype)
     if zero_point is not None:

@@ -1,7 +1,7 @@
 """Indexed reading and writing (``scatter_gather.py`` of iOS 15, 16 and 17).
 
-A negative index counts from the end, which iOS 15 and 16 document and iOS 17 leaves undefined. One outside the
-axis is an error in any opset: what a device does with it is undefined.
+Before iOS 17 a negative index counts from the end; since then it lies outside the axis. An index outside is an
+error here, asked to be validated or not: what a device makes of it is undefined.
 """
 
 from __future__ import annotations
@@ -11,14 +11,18 @@ import math
 import torch
 from torch import Tensor
 
+from lvexport.validation.mil.call import Call
+from lvexport.validation.mil.program import Opset
 from lvexport.validation.mil.table import op
 
 
 @op("gather", exact=True)
-def gather(x: Tensor, indices: Tensor, axis: int = 0, batch_dims: int = 0, validate_indices: bool = False) -> Tensor:
+def gather(
+    x: Tensor, indices: Tensor, call: Call, axis: int = 0, batch_dims: int = 0, validate_indices: bool = False
+) -> Tensor:
     """x [*D], indices [*N] → [*D before axis, *N after the batch dimensions, *D after axis]."""
     axis %= x.ndim
-    index = _wrapped(indices, x.shape[axis])
+    index = _places(indices, x.shape[axis], call)
     if batch_dims == 0:
         return _gather(x, index, axis)
     batch = x.shape[:batch_dims]
@@ -28,16 +32,16 @@ def gather(x: Tensor, indices: Tensor, axis: int = 0, batch_dims: int = 0, valid
 
 
 @op("gather_along_axis", exact=True)
-def gather_along_axis(x: Tensor, indices: Tensor, axis: int = 0, validate_indices: bool = False) -> Tensor:
+def gather_along_axis(x: Tensor, indices: Tensor, call: Call, axis: int = 0, validate_indices: bool = False) -> Tensor:
     """Indices of x's rank → result of their shape, with the element of x that each names along ``axis``."""
-    return torch.gather(x, axis, _wrapped(indices, x.shape[axis]))
+    return torch.gather(x, axis, _places(indices, x.shape[axis], call))
 
 
 @op("gather_nd", exact=True)
-def gather_nd(x: Tensor, indices: Tensor, batch_dims: int = 0, validate_indices: bool = False) -> Tensor:
+def gather_nd(x: Tensor, indices: Tensor, call: Call, batch_dims: int = 0, validate_indices: bool = False) -> Tensor:
     """indices [*K, depth]: each names a slice of x by its first ``depth`` places after the batch dimensions."""
     depth = indices.shape[-1]
-    places = [_wrapped(indices[..., level], x.shape[batch_dims + level]) for level in range(depth)]
+    places = [_places(indices[..., level], x.shape[batch_dims + level], call) for level in range(depth)]
     rank = indices.ndim - 1
     batch = [
         torch.arange(x.shape[dim]).reshape([-1 if other == dim else 1 for other in range(rank)])
@@ -48,11 +52,17 @@ def gather_nd(x: Tensor, indices: Tensor, batch_dims: int = 0, validate_indices:
 
 @op("scatter")
 def scatter(
-    data: Tensor, indices: Tensor, updates: Tensor, axis: int = 0, mode: str = "add", validate_indices: bool = False
+    data: Tensor,
+    indices: Tensor,
+    updates: Tensor,
+    call: Call,
+    axis: int = 0,
+    mode: str = "add",
+    validate_indices: bool = False,
 ) -> Tensor:
     """Slices of ``updates`` along ``axis`` go where ``indices`` [C] says."""
     axis %= data.ndim
-    index = _wrapped(indices, data.shape[axis])
+    index = _places(indices, data.shape[axis], call)
     flat = updates.reshape(*data.shape[:axis], index.numel(), *data.shape[axis + 1 :])
     shape = [-1 if dim == axis else 1 for dim in range(data.ndim)]
     return _scatter(data, axis, index.reshape(shape).expand(flat.shape), flat, mode)
@@ -60,31 +70,38 @@ def scatter(
 
 @op("scatter_along_axis")
 def scatter_along_axis(
-    data: Tensor, indices: Tensor, updates: Tensor, axis: int = 0, mode: str = "add", validate_indices: bool = False
+    data: Tensor,
+    indices: Tensor,
+    updates: Tensor,
+    call: Call,
+    axis: int = 0,
+    mode: str = "add",
+    validate_indices: bool = False,
 ) -> Tensor:
     """Each element of ``updates`` goes where the element of ``indices`` at its place says."""
-    return _scatter(data, axis, _wrapped(indices, data.shape[axis]), updates, mode)
+    return _scatter(data, axis, _places(indices, data.shape[axis], call), updates, mode)
 
 
 @op("scatter_nd")
 def scatter_nd(
-    data: Tensor, indices: Tensor, updates: Tensor, mode: str = "add", validate_indices: bool = False
+    data: Tensor, indices: Tensor, updates: Tensor, call: Call, mode: str = "add", validate_indices: bool = False
 ) -> Tensor:
     """indices [*K, depth]: slices of ``updates`` go to the slices of ``data`` that these name."""
     depth = indices.shape[-1]
     outer, inner = data.shape[:depth], data.shape[depth:]
     place = torch.zeros(indices.shape[:-1], dtype=torch.int64)
     for level, size in enumerate(outer):
-        place = place * size + _wrapped(indices[..., level], size)
+        place = place * size + _places(indices[..., level], size, call)
     flat_data = data.reshape(math.prod(outer), math.prod(inner))
     flat_updates = updates.reshape(place.numel(), math.prod(inner))
     index = place.reshape(-1, 1).expand(flat_updates.shape)
     return _scatter(flat_data, 0, index, flat_updates, mode).reshape(data.shape)
 
 
-def _wrapped(indices: Tensor, size: int) -> Tensor:
+def _places(indices: Tensor, size: int, call: Call) -> Tensor:
     index = indices.long()
-    index = torch.where(index < 0, index + size, index)
+    if call.opset < Opset.IOS17:
+        index = torch.where(index < 0, index + size, index)
     if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < size:
         raise IndexError(f"an index lies outside of an axis of {size} elements")
     return index

@@ -41,11 +41,15 @@ def test_grid_is_the_documented_one(mode, target, expected):
 
 CASES = {
     "unalign_up": (
-        lambda mb, x: mb.resize_bilinear(x=x, target_size_height=8, target_size_width=9, sampling_mode="UNALIGN_CORNERS"),
+        lambda mb, x: mb.resize_bilinear(
+            x=x, target_size_height=8, target_size_width=9, sampling_mode="UNALIGN_CORNERS"
+        ),
         interpolated(8, 9, align_corners=False),
     ),
     "unalign_down": (
-        lambda mb, x: mb.resize_bilinear(x=x, target_size_height=3, target_size_width=4, sampling_mode="UNALIGN_CORNERS"),
+        lambda mb, x: mb.resize_bilinear(
+            x=x, target_size_height=3, target_size_width=4, sampling_mode="UNALIGN_CORNERS"
+        ),
         interpolated(3, 4, align_corners=False),
     ),
     "align": (

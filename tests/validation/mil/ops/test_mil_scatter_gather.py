@@ -86,7 +86,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def results(run):
-    return run(lambda mb, x: {name: build(mb, x) for name, (build, _) in CASES.items()}, {"x": X})
+    return run(lambda mb, x: {name: build(mb, x) for name, (build, _) in CASES.items()}, {"x": X}, "iOS16")
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -95,9 +95,12 @@ def test_scatter_or_gather(name, results):
     np.testing.assert_allclose(results[name], CASES[name][1], rtol=1e-6)
 
 
-def test_an_index_outside_is_an_error_that_names_the_operation(save):
+@pytest.mark.parametrize(("target", "outside"), [("iOS16", [3, -4]), ("iOS17", [3, -1])])
+def test_an_index_outside_is_an_error_that_names_the_operation(save, target, outside):
     index = np.array([0], dtype=np.int32)
-    model = mil.load(save(lambda mb, x, i: {"out": mb.gather(x=x, indices=i, axis=0)}, {"x": X, "i": index}))
+    path = save(lambda mb, x, i: {"out": mb.gather(x=x, indices=i, axis=0)}, {"x": X, "i": index}, target)
+    model = mil.load(path)
     np.testing.assert_array_equal(model.predict({"x": X, "i": index})["out"], X[:1])
-    with pytest.raises(mil.FailedOp, match=r"gather .*axis of 3 elements"):
-        model.predict({"x": X, "i": index + 3})
+    for place in outside:
+        with pytest.raises(mil.FailedOp, match=r"gather .*axis of 3 elements"):
+            model.predict({"x": X, "i": index + place})

@@ -13,7 +13,7 @@ BLOCKS = np.arange(2 * 8 * 4 * 6, dtype=np.float32).reshape(2, 8, 4, 6)
 
 
 def one_hot(axis):
-    return np.stack([np.where(I == k, 3.0, -1.0) for k in range(4)], axis=axis).astype(np.float32)
+    return np.stack([np.where(k == I, 3.0, -1.0) for k in range(4)], axis=axis).astype(np.float32)
 
 
 def topk(x, k, axis, ascending):
@@ -54,7 +54,10 @@ OPERATION = {
     "fill_int": (lambda mb, v: mb.fill(shape=[4], value=7), np.full(4, 7, np.int32)),
     "fill_like": (lambda mb, v: mb.fill_like(ref_tensor=v["m"], value=2.5), np.full_like(M, 2.5)),
     "flatten2d": (lambda mb, v: mb.flatten2d(x=v["x"], axis=-1), X.reshape(24, 5)),
-    "one_hot": (lambda mb, v: mb.one_hot(indices=v["i"], one_hot_vector_size=4, on_value=3.0, off_value=-1.0), one_hot(-1)),
+    "one_hot": (
+        lambda mb, v: mb.one_hot(indices=v["i"], one_hot_vector_size=4, on_value=3.0, off_value=-1.0),
+        one_hot(-1),
+    ),
     "one_hot_axis": (
         lambda mb, v: mb.one_hot(indices=v["i"], one_hot_vector_size=4, axis=1, on_value=3.0, off_value=-1.0),
         one_hot(1),
@@ -64,7 +67,10 @@ OPERATION = {
         np.pad(M, ((1, 2), (0, 3)), constant_values=9),
     ),
     "pad_reflect": (lambda mb, v: mb.pad(x=v["m"], pad=[3, 1], mode="reflect"), np.pad(M, ((0, 0), (3, 1)), "reflect")),
-    "pad_replicate": (lambda mb, v: mb.pad(x=v["m"], pad=[2, 1, 0, 4], mode="replicate"), np.pad(M, ((2, 1), (0, 4)), "edge")),
+    "pad_replicate": (
+        lambda mb, v: mb.pad(x=v["m"], pad=[2, 1, 0, 4], mode="replicate"),
+        np.pad(M, ((2, 1), (0, 4)), "edge"),
+    ),
     "range": (lambda mb, v: mb.range_1d(start=2, end=11, step=4), np.array([2, 6, 10], np.int32)),
     "range_down": (lambda mb, v: mb.range_1d(start=1.0, end=-0.5, step=-0.5), np.array([1, 0.5, 0])),
     "shape": (lambda mb, v: mb.shape(x=v["x"]), np.array([2, 3, 4, 5], np.int32)),
@@ -85,8 +91,14 @@ OPERATION = {
     "non_zero": (lambda mb, v: mb.non_zero(x=v["i"]), np.argwhere(I).astype(np.int32)),
 }
 TRANSFORMATION = {
-    "depth_to_space": (lambda mb, v: mb.depth_to_space(x=v["b"], block_size=2), blocks_of_depth(BLOCKS, 2, depth_last=False)),
-    "pixel_shuffle": (lambda mb, v: mb.pixel_shuffle(x=v["b"], upscale_factor=2), blocks_of_depth(BLOCKS, 2, depth_last=True)),
+    "depth_to_space": (
+        lambda mb, v: mb.depth_to_space(x=v["b"], block_size=2),
+        blocks_of_depth(BLOCKS, 2, depth_last=False),
+    ),
+    "pixel_shuffle": (
+        lambda mb, v: mb.pixel_shuffle(x=v["b"], upscale_factor=2),
+        blocks_of_depth(BLOCKS, 2, depth_last=True),
+    ),
     "space_to_depth": (
         lambda mb, v: mb.space_to_depth(x=mb.depth_to_space(x=v["b"], block_size=2), block_size=2),
         BLOCKS,
@@ -140,7 +152,10 @@ TRANSFORMATION = {
         ),
         X[:, 1:, :2, -1],
     ),
-    "slice_by_size": (lambda mb, v: mb.slice_by_size(x=v["x"], begin=[0, 1, -3, 2], size=[1, -1, 2, 3]), X[:1, 1:, -3:-1, 2:]),
+    "slice_by_size": (
+        lambda mb, v: mb.slice_by_size(x=v["x"], begin=[0, 1, -3, 2], size=[1, -1, 2, 3]),
+        X[:1, 1:, -3:-1, 2:],
+    ),
     "sliding_windows": (
         lambda mb, v: mb.sliding_windows(x=v["m"], axis=1, size=3, stride=2),
         np.stack([M[:, 0:3], M[:, 2:5]], 1),

@@ -182,15 +182,15 @@ def deconvolve(x, weight, strides, dilations=(1, 1)):
 
 FULL = deconvolve(X, DECONV, (2, 2))  # 15 × 13
 TRANSPOSED = {
-    "valid": (dict(pad_type="valid"), FULL),
-    "custom": (dict(pad_type="custom", pad=[1, 2, 0, 3]), FULL[:, :, 1:-2, :-3]),
-    "same": (dict(pad_type="same"), FULL[:, :, :14, :12]),
+    "valid": ({"pad_type": "valid"}, FULL),
+    "custom": ({"pad_type": "custom", "pad": [1, 2, 0, 3]}, FULL[:, :, 1:-2, :-3]),
+    "same": ({"pad_type": "same"}, FULL[:, :, :14, :12]),
     "output_shape": (
-        dict(pad_type="custom", pad=[1, 1, 1, 1], output_shape=[2, 3, 14, 12]),
+        {"pad_type": "custom", "pad": [1, 1, 1, 1], "output_shape": [2, 3, 14, 12]},
         FULL[:, :, 1:, 1:],
     ),
     "beyond_the_windows": (
-        dict(pad_type="valid", output_shape=[2, 3, 16, 13]),
+        {"pad_type": "valid", "output_shape": [2, 3, 16, 13]},
         np.pad(FULL, ((0, 0), (0, 0), (0, 1), (0, 0))),
     ),
 }

@@ -1,0 +1,154 @@
+"""What each converter promises beyond the verdict, on a network small enough to convert many times."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lvexport import files
+from lvexport.converters import coreml, onnx
+from lvexport.converters.contract import Captured, ConversionError, Normalisation, Request, TensorSpec
+from lvexport.converters.recipes import FP16, FP32
+from lvexport.converters.registry import CONVERTERS
+from lvexport.validation import mil
+
+
+class Small(nn.Module):
+    """Pictures of 16 × 16 pixels in four classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
+LABELS = ("a", "b", "c", "d")
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return Small().eval()
+
+
+@pytest.fixture(scope="module")
+def captured(model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Captured:
+    path = tmp_path_factory.mktemp("captured") / "small.pt2"
+    torch.export.save(torch.export.export(model, (torch.rand(1, 3, 16, 16),)), path)
+    spec = TensorSpec("image", (1, 3, 16, 16), "float32")
+    logits = TensorSpec("logits", (1, 4), "float32")
+    return Captured(path, (spec,), (logits,), Normalisation((0.1, 0.2, 0.3), (0.5, 0.6, 0.7)), LABELS)
+
+
+def coreml_request(**options: str) -> Request:
+    defaults = {name: choice.values[0] for name, choice in CONVERTERS["coreml"].options.items()}
+    return Request(FP32, defaults | options)
+
+
+@pytest.mark.parametrize(("ios", "opset"), [("15", "CoreML5"), ("16", "CoreML6"), ("17", "CoreML7"), ("18", "CoreML8")])
+def test_core_ml_package_is_for_the_ios_asked_for(ios: str, opset: str, captured: Captured, tmp_path: Path) -> None:
+    import coremltools as ct
+
+    out = tmp_path / "small.mlpackage"
+    CONVERTERS["coreml"].convert(captured, coreml_request(min_ios=ios), out)
+    spec = ct.utils.load_spec(str(out))
+    assert spec.mlProgram.functions["main"].opset == opset
+
+
+def test_core_ml_picture_package_has_preprocessing_and_labels(
+    model: nn.Module, captured: Captured, tmp_path: Path
+) -> None:
+    import numpy as np
+
+    out = tmp_path / "small.mlpackage"
+    CONVERTERS["coreml"].convert(captured, coreml_request(io="image"), out)
+    package = mil.load(out)
+    assert package.labels == LABELS
+    assert package.inputs[0].layout == "RGB"
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    scaled = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
+    mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in ((0.1, 0.2, 0.3), (0.5, 0.6, 0.7)))
+    expected = torch.softmax(model((scaled - mean) / std), -1)[0]
+    answer = package.predict({"image": picture})
+    (probabilities,) = (v for v in answer.values() if isinstance(v, dict))
+    (label,) = (v for v in answer.values() if isinstance(v, str))
+    assert [probabilities[name] for name in LABELS] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert label == LABELS[int(expected.argmax())]
+
+
+def test_core_ml_picture_package_is_refused_for_other_interfaces(captured: Captured, tmp_path: Path) -> None:
+    odd = Captured(captured.path, captured.inputs, captured.outputs, None)
+    with pytest.raises(ConversionError, match="--io image is for classifiers"):
+        CONVERTERS["coreml"].convert(odd, coreml_request(io="image"), tmp_path / "odd.mlpackage")
+
+
+def test_core_ml_bytes_follow_from_the_program(captured: Captured, tmp_path: Path) -> None:
+    a, b = tmp_path / "a.mlpackage", tmp_path / "b.mlpackage"
+    for out in (a, b):
+        CONVERTERS["coreml"].convert(captured, coreml_request(), out)
+    assert files.digest(a) == files.digest(b)
+
+
+class Refused:
+    """A program that coremltools' torch.export front end does not take."""
+
+    def __init__(self, program: Any) -> None:
+        self.example_inputs = program.example_inputs
+        self.module = program.module
+
+    def run_decompositions(self, table: Any) -> Any:
+        raise NotImplementedError("an operation of the export that is not known")
+
+
+def test_core_ml_falls_back_to_a_trace_and_says_so(captured: Captured) -> None:
+    arguments = {**coreml.tensor_interface(captured), "convert_to": "mlprogram", "skip_model_load": True}
+    _, route = coreml.convert_program(captured.program(), arguments)
+    assert route == "torch.export"
+    made, route = coreml.convert_program(Refused(captured.program()), arguments)  # type: ignore[arg-type]
+    assert route == "torch.jit.trace"
+    assert made.get_spec().description.output[0].name == "logits"
+
+
+def scaled_onnx(captured: Captured) -> tuple[Any, Any]:
+    """An ONNX model, and the same with one weight scaled by 1.05."""
+    import copy
+
+    import numpy as np
+    from onnx import numpy_helper
+
+    program = torch.onnx.export(captured.program(), dynamo=True, input_names=["image"], verbose=False)
+    assert program is not None
+    model = program.model_proto
+    changed = copy.deepcopy(model)
+    tensor = next(t for t in changed.graph.initializer if np.prod(t.dims) == 32)
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.05), tensor.name))
+    return model, changed
+
+
+def test_onnx_simplifying_is_checked(captured: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, changed = scaled_onnx(captured)
+    simplified, remark = onnx.simplify(model, captured)
+    assert len(simplified.graph.node) <= len(model.graph.node)
+    assert "onnxsim" in remark
+    import onnxsim
+
+    monkeypatch.setattr(onnxsim, "simplify", lambda given: (changed, True))
+    with pytest.raises(ConversionError, match="onnxsim changed"):
+        onnx.simplify(model, captured)
+
+
+def test_onnx_half_precision_keeps_its_interface(captured: Captured, tmp_path: Path) -> None:
+    import onnxruntime
+
+    out = tmp_path / "small.onnx"
+    CONVERTERS["onnx"].convert(captured, Request(FP16), out)
+    session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+    assert [v.name for v in (*session.get_inputs(), *session.get_outputs())] == ["image", "logits"]
+    assert {v.type for v in (*session.get_inputs(), *session.get_outputs())} == {"tensor(float)"}

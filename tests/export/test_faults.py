@@ -1,0 +1,67 @@
+"""Faults planted before the conversion: the artifact is sound, and computes something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ALL, Run
+
+SWAPPED = """
+import lvexport
+from torch import nn
+
+class Swapped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.network = lvexport.build("mobilevit_xxs", weights="demo")
+
+    def forward(self, x):
+        return self.network(x[:, [2, 1, 0]])
+
+model = Swapped
+"""
+RELU = """
+import lvexport
+from torch import nn
+
+def model():
+    network = lvexport.build("mobilevit_xxs", weights="demo")
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.SiLU):
+                setattr(parent, name, nn.ReLU())
+    return network
+"""
+FAULTS = {"swapped": SWAPPED, "relu": RELU}
+
+
+def plant(fault: str, targets: str, recipes: str, tmp_path: Path, lvexport: Run) -> list[Path]:
+    """Artifacts of the faulty network. Each is what its own original computes, so making them succeeds."""
+    script = tmp_path / f"{fault}.py"
+    script.write_text(FAULTS[fault])
+    typed = (script, "--imgsz", "64", "--to", targets, "--quantize", recipes, "--samples", "50")
+    done = lvexport(*typed, "--output", tmp_path)
+    assert done.returncode == 0, done.stderr
+    return [p for p in (tmp_path / f"{fault}-64").iterdir() if p.suffix in (".mlpackage", ".tflite", ".pte", ".onnx")]
+
+
+def caught(artifacts: list[Path], lvexport: Run) -> None:
+    for artifact in artifacts:
+        done = lvexport("verify", artifact, "--against", "mobilevit", "--samples", "50")
+        assert done.returncode == 1, f"{artifact.name}: {done.stdout} {done.stderr}"
+        assert f"{artifact.name} does not compute" in done.stderr
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_before_the_conversion_is_caught(fault: str, tmp_path: Path, lvexport: Run) -> None:
+    caught(plant(fault, "onnx", "fp32,fp16", tmp_path, lvexport), lvexport)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_before_the_conversion_is_caught_on_every_target(fault: str, tmp_path: Path, lvexport: Run) -> None:
+    artifacts = plant(fault, ALL, "fp32,fp16", tmp_path, lvexport)
+    assert len(artifacts) == 8
+    caught(artifacts, lvexport)
