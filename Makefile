@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard export/*.py models/*.py training/*.py converters/*.py validation/*.py validation/*/*.py validation/mil/*/*.py)
 
-.PHONY: help install demo test test-slow lint format bench lock schema train-demo sample docker clean
+.PHONY: help install demo test test-slow lint format bench lock schema picture train-demo sample docker clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -49,6 +49,9 @@ lock: $(VENV)/.installed  ## write requirements.lock anew from pyproject.toml
 
 schema: install  ## write the manifest's JSON schema anew
 	$(BIN)/python tools/schema.py > docs/manifest.schema.json
+
+picture: demo  ## draw the README's picture anew
+	$(BIN)/python tools/picture.py
 
 train-demo: install  ## train the demo checkpoint (30 to 60 minutes on 2 cores; needs dataset-fashion-mnist)
 	$(BIN)/python -m lvexport.training.demo models/checkpoints/mobilevit_xxs.safetensors

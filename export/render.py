@@ -100,7 +100,7 @@ def cell_text(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def results(bundle: Bundle) -> None:
+def results(bundle: Bundle) -> Table:
     """One row an artifact: size, verdict, figures."""
     labelled = any(a.verdict is not None and a.verdict.accuracy is not None for a in bundle.results)
     columns = ["target", "recipe", "MiB", "verdict", "SQNR dB", "top-1", "retrieval"]
@@ -110,7 +110,7 @@ def results(bundle: Bundle) -> None:
         grid.add_column(column, justify="left" if column in ("target", "recipe", "verdict") else "right", no_wrap=True)
     for artifact in bundle.results:
         grid.add_row(*result_row(artifact, labelled))
-    out().print(grid)
+    return grid
 
 
 def result_row(a: ArtifactInfo, labelled: bool) -> list[Text]:
@@ -163,21 +163,21 @@ def logs(bundle: Bundle) -> None:
         print(text, file=sys.stderr)
 
 
-def runtimes(bundle: Bundle) -> None:
+def origins(bundle: Bundle) -> Text:
     """Where the figures come from, and what they had to reach."""
-    used = {a.target: a.verdict for a in bundle.results if a.verdict is not None}
-    for target, verdict in used.items():
-        out().print(Text(f"{target}: {verdict.runtime}, n = {verdict.samples:,}, {verdict.inputs}", style="dim"))
+    verdicts = {a.target: a.verdict for a in bundle.results if a.verdict is not None}
     needed = {a.recipe: a.verdict.threshold_db for a in bundle.results if a.verdict is not None}
+    lines = [f"{target}: {v.runtime}, n = {v.samples:,}, {v.inputs}" for target, v in verdicts.items()]
     if needed:
         least = ", ".join(f"{recipe} {threshold:.1f} dB" for recipe, threshold in needed.items())
-        out().print(Text(f"least SQNR that passes: {least}", style="dim"))
+        lines.append(f"least SQNR that passes: {least}")
+    return Text("\n".join(lines), style="dim")
 
 
 def export_result(bundle: Bundle) -> None:
     """What was made, and what to type next."""
-    results(bundle)
-    runtimes(bundle)
+    out().print(results(bundle))
+    out().print(origins(bundle))
     problems(bundle)
     say = out().print
     say(Text(f"\n{bundle.path}/", style="bold"))
@@ -195,8 +195,8 @@ def export_result(bundle: Bundle) -> None:
 
 def verify_result(bundle: Bundle) -> None:
     """The new verdicts."""
-    results(bundle)
-    runtimes(bundle)
+    out().print(results(bundle))
+    out().print(origins(bundle))
     problems(bundle)
 
 
