@@ -1,4 +1,4 @@
-"""Draws the result of ``make demo`` as the README shows it: ``make picture``."""
+"""Draws the result of the main job in both recipes as the README shows it: ``make picture``."""
 
 from __future__ import annotations
 
