@@ -81,6 +81,12 @@ def checksums(folder: Path) -> str:
     return "".join(lines)
 
 
+def checksums_hold(folder: Path) -> bool:
+    """Whether SHA256SUMS is what it would be if it were written now."""
+    path = folder / CHECKSUMS
+    return path.exists() and path.read_text() == checksums(folder)
+
+
 def recorded_checksums(folder: Path) -> dict[str, str]:
     """Path → digest, as SHA256SUMS has them; empty where the file is missing."""
     try:

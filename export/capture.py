@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -105,6 +106,7 @@ def capture(model: nn.Module, inputs: tuple[Tensor, ...], out: Path) -> Capture:
         tuple(map(spec, outputs, results)),
         measure(model, inputs),
         state_digest(model),
+        program_digest(program),
     )
 
 
@@ -114,8 +116,20 @@ def spec(name: str, tensor: Tensor) -> TensorSpec:
 
 def state_digest(model: nn.Module) -> str:
     """SHA-256 over all parameters and buffers, names and numbers."""
+    return tensors_digest(model.state_dict())
+
+
+def program_digest(program: torch.export.ExportedProgram) -> str:
+    """SHA-256 over what a program computes and all numbers that it computes with."""
+    constants = {name: value for name, value in program.constants.items() if isinstance(value, Tensor)}
+    numbers = tensors_digest({**program.state_dict, **constants})
+    return hashlib.sha256(f"{numbers} {program.graph_module.code}".encode()).hexdigest()
+
+
+def tensors_digest(named: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names and numbers."""
     total = hashlib.sha256()
-    for name, value in model.state_dict().items():
+    for name, value in named.items():
         total.update(name.encode())
         total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()

@@ -111,12 +111,16 @@ class Cost:
 
 @dataclass(frozen=True)
 class Capture:
-    """What is known of a program once it has been captured."""
+    """What is known of a program once it has been captured.
+
+    ``state_digest`` is over the model's numbers, ``digest`` over these and what is computed with them.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     cost: Cost
     state_digest: str
+    digest: str
 
 
 @dataclass(frozen=True)

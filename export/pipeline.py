@@ -86,13 +86,24 @@ def export(plan: Plan, report: Report = silent, model: nn.Module | None = None) 
             plan = replace(plan, source=replace(plan.source, imgsz=original.capture.inputs[0].shape[-1]))
         final = plan.output / plan.source.bundle_name
         with bundle.workspace(final) as work:
-            kept = reusable(final, plan)
+            kept = reusable(final, plan, plan.source.digest)
             if len(kept) == len(plan.cells):
-                found = bundle.read(final)
-                return replace(found, requested=tuple(kept.values()))
+                return unchanged(final, kept)
             original = original or obtain(shop, plan.source, report, model)
+            if plan.source.digest is None:  # a user's own code: only the captured program tells what it is
+                kept = reusable(final, plan, original.capture.digest)
+                if len(kept) == len(plan.cells):
+                    return unchanged(final, kept)
             with interruptible(shop):
                 return fill(plan, shop, original, work, final, kept, report)
+
+
+def unchanged(final: Path, kept: dict[Cell, ArtifactInfo]) -> Bundle:
+    """The bundle as it is, its checksums mended where something was added to it or taken away."""
+    found = bundle.read(final)
+    if not bundle.checksums_hold(final):
+        bundle.publish(final, found.manifest, {})
+    return replace(found, requested=tuple(kept.values()))
 
 
 def obtain(shop: Workshop, source: Source, report: Report, model: nn.Module | None) -> Original:
@@ -110,18 +121,21 @@ def obtain(shop: Workshop, source: Source, report: Report, model: nn.Module | No
     return Original(info, program, model)
 
 
-def reusable(final: Path, plan: Plan) -> dict[Cell, ArtifactInfo]:
+def reusable(final: Path, plan: Plan, source_digest: str | None) -> dict[Cell, ArtifactInfo]:
     """Artifacts in the bundle that this plan would make again: same key, verified, and untouched since."""
-    if plan.force or plan.source.digest is None or not (final / bundle.MANIFEST).exists():
+    if plan.force or source_digest is None or not (final / bundle.MANIFEST).exists():
         return {}
     try:
         existing = bundle.read(final)
     except LvexportError:
         return {}
+    golden_info = existing.manifest.golden
+    if golden_info is None or not intact(final / golden_info.path, golden_info.sha256):
+        return {}
     by_key = {a.key: a for a in existing.manifest.artifacts if a.status in ("ok", "failed") and a.path}
     found = {}
     for cell in plan.cells:
-        artifact = by_key.get(key(plan, cell, plan.source.digest))
+        artifact = by_key.get(key(plan, cell, source_digest))
         if artifact is not None and artifact.path is not None and intact(final / artifact.path, artifact.sha256):
             found[cell] = artifact
     return found
@@ -239,7 +253,7 @@ def finish(made: Made, plan: Plan, original: Original, sampled: Sample, referenc
         error=made.error,
         verdict=None,
         remarks=made.notes.remarks if made.notes else (),
-        key=key(plan, cell, plan.source.digest or original.capture.state_digest),
+        key=key(plan, cell, plan.source.digest or original.capture.digest),
     )
     if made.run is None:
         return info

@@ -37,6 +37,25 @@ def test_a_built_network_keeps_its_name_and_preprocessing(tmp_path: Path) -> Non
     assert bundle.results[0].verdict.passed
 
 
+def test_own_code_is_made_anew_only_when_what_it_computes_changes(tmp_path: Path) -> None:
+    """The numbers stay the same in the second version; the computation does not."""
+    script = tmp_path / "mine.py"
+    text = (
+        "import torch\nclass Mine(torch.nn.Module):\n"
+        "    def forward(self, x):\n        return x.mean((2, 3)).{}()\nmodel = Mine\n"
+    )
+
+    def made(function: str) -> tuple[str | None, int]:
+        script.write_text(text.format(function))
+        (result,) = lvexport.export(f"{script}:model", to="onnx", imgsz=16, output=tmp_path, samples=10).results
+        path = tmp_path / "mine-16" / (result.path or "")
+        return result.sha256, path.stat().st_ino
+
+    first, second, third = made("exp"), made("exp"), made("tanh")
+    assert first == second
+    assert third[0] != first[0]
+
+
 class TwoInputs(nn.Module):
     """Two inputs that are no pictures, two outputs."""
 

@@ -121,6 +121,18 @@ def test_a_rerun_replaces_only_what_was_changed(bundle_copy: Path, lvexport: Run
     assert len(json.loads((bundle_copy / "manifest.json").read_text())["artifacts"]) == len(CELLS)
 
 
+def test_a_rerun_mends_checksums_and_golden_vectors(bundle_copy: Path, lvexport: Run) -> None:
+    typed = ("mobilevit", "--to", "onnx", "--output", bundle_copy.parent)
+    (bundle_copy / "SHA256SUMS").unlink()
+    done = lvexport(*typed)
+    assert done.returncode == 0
+    assert "converting" not in done.stderr
+    assert (bundle_copy / "SHA256SUMS").exists()
+    (bundle_copy / "golden.safetensors").write_bytes(b"")
+    assert lvexport(*typed).returncode == 0
+    assert lvexport("verify", artifact_of(bundle_copy, "onnx")).returncode == 0
+
+
 def test_other_weights_take_the_place_of_the_whole_bundle(tmp_path: Path, lvexport: Run) -> None:
     typed = ("mobilevit", "--imgsz", "64", "--weights", "random", "--samples", "20", "--output", tmp_path)
     assert lvexport(*typed, "--to", "onnx").returncode == 0
