@@ -18,7 +18,8 @@ LABEL org.opencontainers.image.title="lvexport" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="0.1.0"
 COPY --from=build /opt/lvexport /opt/lvexport
-RUN useradd --create-home --uid 1000 lvexport \
+RUN python3 -m pip uninstall --yes pip setuptools wheel \
+ && useradd --create-home --uid 1000 lvexport \
  && mkdir -p /work/dist \
  && chown -R lvexport:lvexport /work
 ENV PATH=/opt/lvexport/bin:$PATH PYTHONUNBUFFERED=1

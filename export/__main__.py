@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import sys
 from types import FrameType
 from typing import NoReturn
 
 USAGE, FAILED, INTERRUPTED = 2, 3, 130
+NO_SPACE = os.strerror(errno.ENOSPC)
 
 
 def main() -> None:
@@ -57,16 +60,25 @@ def explain(error: Exception) -> int:
         )
     if isinstance(error, LvexportError):
         return complain(str(error), error.exit_code)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return full_disk()
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return complain(
             f"The system refused: {where}{error.strerror or error}.", FAILED, " Nothing that was there is changed."
         )
+    if NO_SPACE in str(error):  # as libraries report it that have errors of their own
+        return full_disk()
     return complain(
         f"Something went wrong that should not have: {type(error).__name__}: {error}.",
         FAILED,
         " Type the command again with --debug for the traceback, and please report it.",
     )
+
+
+def full_disk() -> int:
+    text = "The disk is full. Free some space, or choose other folders with --output DIR and TMPDIR (scratch files)."
+    return complain(text, FAILED, " Nothing that was there is changed.")
 
 
 def complain(what: str, code: int, more: str = "") -> int:

@@ -157,13 +157,13 @@ def fill(
     """Make all cells that are not kept, and publish the bundle anew as each of them is judged."""
     specs = original.capture.inputs
     count = plan.count(specs[0].shape[-1] if specs[0].shape else 1)
-    sampled = prepare(plan.source, specs, count, work / "inputs.safetensors")
+    sampled = prepare(plan.source, specs, count, shop.folder / "inputs.safetensors")
     manifest = carry_over(final, describe_original(plan, original.capture), kept)
     results: dict[Cell, ArtifactInfo] = dict(kept)
     logs: dict[str, str] = {}
     # The pool is left last, and waits for its threads; by then their cells must have been stopped.
     with ThreadPoolExecutor(plan.workers) as pool, interruptible(shop):
-        reference = pool.submit(measure_reference, plan, shop, original, sampled, work, report)
+        reference = pool.submit(measure_reference, plan, shop, original, sampled, report)
         pending: set[Future[Made]] = {
             pool.submit(make, shop, cell, original, sampled, plan, work, report)
             for cell in plan.cells
@@ -187,12 +187,10 @@ def fill(
     return Bundle(final, manifest, ordered, logs)
 
 
-def measure_reference(
-    plan: Plan, shop: Workshop, original: Original, sampled: Sample, work: Path, report: Report
-) -> list[Array]:
+def measure_reference(plan: Plan, shop: Workshop, original: Original, sampled: Sample, report: Report) -> list[Array]:
     """The original's own outputs over the sample."""
     report("original", "running")
-    out = work / "reference.safetensors"
+    out = shop.folder / "reference.safetensors"
     if original.model is None:
         shop.do(ReferenceJob(plan.source, sampled.inputs, out, original.capture.state_digest))
     else:
@@ -223,7 +221,7 @@ def make(
     if not available.here:
         return Made(cell, seconds, artifact, notes, error=available.reason, not_run=True)
     report(cell.label, "running")
-    out = work / f"{artifact.name}.outputs"
+    out = shop.folder / f"{artifact.name}.outputs"
     try:
         run = RUN_RESULT.validate_python(shop.do(RunJob(cell.target, artifact, sampled.inputs, out)))
         return Made(cell, seconds, artifact, notes, run, load_outputs(out))

@@ -157,6 +157,20 @@ def test_a_model_that_raises_is_one_paragraph(lvexport: Run, tmp_path: Path) -> 
     assert not list((tmp_path / "dist").iterdir())
 
 
+def test_a_full_disk_is_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    import errno
+
+    from lvexport.__main__ import explain
+    from safetensors import SafetensorError
+
+    for error in (
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("I/O error: No space left on device"),
+    ):
+        assert explain(error) == 3
+        assert "The disk is full" in capsys.readouterr().err
+
+
 def test_interrupting_leaves_nothing_running_and_nothing_half_done(tmp_path: Path) -> None:
     import signal
 
