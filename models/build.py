@@ -7,11 +7,14 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from lvexport.models import weights as checkpoints
 from lvexport.models.errors import ModelError
 from lvexport.models.provenance import RANDOM_SEED, Provenance, choose_weights, describe
 from lvexport.models.registry import ENTRIES
+
+SETTLING_SIZE = 128  # pixels a side; every network here takes it
 
 
 def assemble(provenance: Provenance) -> nn.Module:
@@ -20,11 +23,30 @@ def assemble(provenance: Provenance) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
         model: nn.Module = family.build(provenance.name, provenance.num_classes)
+        if provenance.weights.path is None:
+            settle(model)
     if provenance.weights.path is not None:
         checkpoints.load(model, provenance.weights.path, family.LAYOUTS)
     model.eval().requires_grad_(False)
     model.provenance = provenance  # type: ignore[assignment]
     return model
+
+
+@torch.no_grad()
+def settle(model: nn.Module) -> None:
+    """Give batch normalisation the statistics that an untrained network has on smooth random pictures.
+
+    With the usual placeholders, mean 0 and variance 1, its activations die away from block to block, so far that half
+    precision cannot hold them. That is a network nobody has: training replaces the placeholders in its first steps.
+    """
+    pictures = F.interpolate(torch.rand(16, 3, 8, 8), size=(SETTLING_SIZE, SETTLING_SIZE), mode="bilinear")
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0  # take the batch's own statistics whole
+    model.train()(pictures)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def build(

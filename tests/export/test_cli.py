@@ -160,8 +160,9 @@ def test_a_model_that_raises_is_one_paragraph(lvexport: Run, tmp_path: Path) -> 
 def test_a_full_disk_is_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
     import errno
 
-    from lvexport.__main__ import explain
     from safetensors import SafetensorError
+
+    from lvexport.__main__ import explain
 
     for error in (
         OSError(errno.ENOSPC, "No space left on device"),
@@ -177,7 +178,14 @@ def test_interrupting_leaves_nothing_running_and_nothing_half_done(tmp_path: Pat
     import psutil
 
     line = [sys.executable, "-m", "lvexport", "mobilevit", "--to", "tflite", "--output", str(tmp_path / "dist")]
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        line,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts its background jobs with the signal ignored, and the tests may be one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stderr is not None
     for text in process.stderr:
         if "converting" in text:
