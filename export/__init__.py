@@ -11,7 +11,6 @@ Importing this package loads neither torch nor a converter.
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,9 +19,9 @@ if TYPE_CHECKING:
     from lvexport.errors import LvexportError, UsageError
     from lvexport.models.build import build
 
-__all__ = ["Bundle", "LvexportError", "UsageError", "build", "export", "verify"]
-__version__ = version("lvexport")
+    __version__: str
 
+__all__ = ["Bundle", "LvexportError", "UsageError", "build", "export", "verify"]
 _HOMES = {
     "Bundle": "lvexport.bundle",
     "LvexportError": "lvexport.errors",
@@ -35,6 +34,10 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Load a part of the interface when it is first used."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("lvexport")
     if name not in _HOMES:
         raise AttributeError(f"module 'lvexport' has no attribute {name!r}")
     import importlib

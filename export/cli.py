@@ -20,13 +20,13 @@ CORES = os.cpu_count() or 1
 MAIN_HELP = """Turn a light vision transformer, or your own PyTorch model, into Core ML, TFLite, ExecuTorch and ONNX
 artifacts, and prove on this machine that each computes what the original computes.
 
-The main job needs no command word: `lvexport MODEL --to TARGET[,TARGET…]`.
+The main job needs no command word: lvexport MODEL --to TARGET[,TARGET…].
 
 For example:
 
     lvexport mobilevit --to coreml
     lvexport mobilevit --to coreml,tflite,executorch,onnx --quantize fp32,fp16
-    lvexport mobilevit_s --weights checkpoint.safetensors --imgsz 256 --to coreml --io image
+    lvexport mobilevit_s --weights my.safetensors --to coreml --io image
     lvexport my_model.py:build --imgsz 224 --to tflite
 
 Exit codes: 0 done and verified; 1 built but a verdict failed; 2 usage; 3 a converter or runtime failed.
@@ -35,7 +35,7 @@ Exit codes: 0 done and verified; 1 built but a verdict failed; 2 usage; 3 a conv
 app = App(
     name="lvexport",
     help=MAIN_HELP,
-    help_format="markdown",
+    help_format="plaintext",
     version=lambda: lvexport.__version__,
     suppress_keyboard_interrupt=False,
 )
@@ -232,7 +232,7 @@ def info(subject: str, *, selection: Selection = Selection(), printing: Printing
     For example:
 
         lvexport info mobilevit
-        lvexport info dist/mobilevit_xxs-demo-64/mobilevit_xxs-demo-64-fp32.onnx.onnx
+        lvexport info some.tflite
 
     Parameters
     ----------
@@ -272,7 +272,7 @@ def verify(
     For example:
 
         lvexport verify dist/mobilevit_xxs-demo-64
-        lvexport verify some.mlpackage --against mobilevit_s --weights checkpoint.safetensors --recipe fp16
+        lvexport verify my.mlpackage --against mobilevit_s --weights my.pth
 
     Parameters
     ----------

@@ -14,6 +14,7 @@ from lvexport.models.errors import ModelError
 from lvexport.models.provenance import RANDOM_SEED, Provenance, choose_weights, describe
 from lvexport.models.registry import ENTRIES
 
+SETTLED_GAIN = 0.5
 SETTLING_SIZE = 128  # pixels a side; every network here takes it
 
 
@@ -23,11 +24,12 @@ def assemble(provenance: Provenance) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
         model: nn.Module = family.build(provenance.name, provenance.num_classes)
+        model.requires_grad_(False)
         if provenance.weights.path is None:
             settle(model)
     if provenance.weights.path is not None:
         checkpoints.load(model, provenance.weights.path, family.LAYOUTS)
-    model.eval().requires_grad_(False)
+    model.eval()
     model.provenance = provenance  # type: ignore[assignment]
     return model
 
@@ -38,12 +40,15 @@ def settle(model: nn.Module) -> None:
 
     With the usual placeholders, mean 0 and variance 1, its activations die away from block to block, so far that half
     precision cannot hold them. That is a network nobody has: training replaces the placeholders in its first steps.
+    A gain of one half keeps SiLU near its linear part; at 1, an untrained network amplifies the rounding of its first
+    blocks in all later ones (mobilevit_s in half precision: 40 dB at a gain of 1, 51 dB at one half).
     """
     pictures = F.interpolate(torch.rand(16, 3, 8, 8), size=(SETTLING_SIZE, SETTLING_SIZE), mode="bilinear")
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0  # take the batch's own statistics whole
+        norm.weight.fill_(SETTLED_GAIN)
     model.train()(pictures)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
