@@ -23,8 +23,28 @@ class _Half(nn.Module):
 
 
 def halve(program: ExportedProgram) -> ExportedProgram:
-    """The same program with weights and arithmetic in half precision; inputs and outputs keep their types."""
-    return torch.export.export(_Half(program.module()), examples(program))
+    """The same program with weights and arithmetic in half precision; inputs and outputs keep their types.
+
+    Layer normalisation is computed in single precision between casts, for it sums squares over the width: ExecuTorch's
+    portable kernel loses all digits there in half precision from a width of some hundreds on.
+    """
+    module = program.module()
+    assert isinstance(module, torch.fx.GraphModule)
+    widen_layer_norms(module)
+    return torch.export.export(_Half(module), examples(program))
+
+
+def widen_layer_norms(module: torch.fx.GraphModule) -> None:
+    """Put casts to single precision before every layer normalisation, and one to half behind it."""
+    aten, graph = torch.ops.aten, module.graph
+    for node in graph.find_nodes(op="call_function", target=aten.layer_norm.default):
+        with graph.inserting_before(node):
+            for given in {arg for arg in node.args if isinstance(arg, torch.fx.Node)}:
+                node.replace_input_with(given, graph.call_function(aten.to.dtype, (given, torch.float32)))
+        with graph.inserting_after(node):
+            narrowed = graph.call_function(aten.to.dtype, (node, torch.float16))
+        node.replace_all_uses_with(narrowed, delete_user_cb=lambda user, kept=narrowed: user is not kept)
+    module.recompile()
 
 
 class _PictureClassifier(nn.Module):

@@ -63,8 +63,12 @@ def build(
     """A registry network with its weights, in evaluation mode: (N, 3, H, W) → (N, classes).
 
     ``weights``: ``auto`` or ``demo`` (the checkpoint that ships with the project), ``random`` (seeded), or the path
-    of a .safetensors, .pt or .pth file in this project's key layout or in timm's. ``imgsz``: pixels a side that it
-    will be exported for, by default the size that the weights were trained at.
+    of a .safetensors, .pt or .pth file in this project's key layout or in one of the family's LAYOUTS, which is
+    recognised by itself. ``imgsz``: pixels a side that it will be exported for, by default the size that the weights
+    were trained at.
+
+    Every network also has ``features(x)``, the list of its maps, one for each of ``strides`` with the number of
+    ``channels`` of the same place, for a head of one's own.
 
     Raises ModelError where the name, the size or the weights cannot be used.
     """

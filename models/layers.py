@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+PATCH = 2  # pixels a side of an unfolded patch, at every stage of MobileViT (arXiv 2110.02178, section 4.1; 2206.02680)
 
 
 class ConvNormAct(nn.Sequential):
-    """Convolution without bias, batch normalisation and, unless ``act`` is None, an activation.
+    """Convolution, batch normalisation and, unless ``act`` is None, an activation.
 
     Maps (N, in_channels, H, W) to (N, out_channels, ceil(H/stride), ceil(W/stride)).
     """
@@ -20,6 +23,7 @@ class ConvNormAct(nn.Sequential):
         stride: int = 1,
         groups: int = 1,
         act: type[nn.Module] | None = nn.SiLU,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(
@@ -29,7 +33,7 @@ class ConvNormAct(nn.Sequential):
             stride,
             padding=kernel_size // 2,
             groups=groups,
-            bias=False,
+            bias=bias,
         )
         self.norm = nn.BatchNorm2d(out_channels)
         if act is not None:
@@ -53,6 +57,11 @@ class InvertedResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.project(self.depthwise(self.expand(x)))
         return x + y if self.residual else y
+
+
+def tiled(height: int, width: int) -> tuple[int, int]:
+    """The smallest size that whole patches tile and that holds a map of ``height`` × ``width``."""
+    return -(-height // PATCH) * PATCH, -(-width // PATCH) * PATCH
 
 
 class Attention(nn.Module):
@@ -89,3 +98,84 @@ class TransformerBlock(nn.Module):
         x = x + self.attention(self.norm1(x))
         y: Tensor = x + self.mlp(self.norm2(x))
         return y
+
+
+def gaps(length: int, step: int, device: torch.device | None) -> Tensor:
+    """|query - key| along one axis: (ceil(length / step), length). Every target takes these operations on integers."""
+    keys = torch.arange(length, device=device)
+    queries = torch.arange(0, length, step, device=device).unsqueeze(1)
+    return torch.maximum(queries - keys, keys - queries)
+
+
+def distances(rows: int, columns: int, step: int, device: torch.device | None = None) -> Tensor:
+    """Where a table of rows × columns distances holds each pair's: queries at every ``step``-th position, all keys.
+
+    The pairs are ordered by query and then by key, both row by row; entry r·columns + c is for r rows and c columns.
+    """
+    down = gaps(rows, step, device).reshape(-1, 1, rows, 1)
+    across = gaps(columns, step, device).reshape(1, -1, 1, columns)
+    return (down * columns + across).reshape(-1)
+
+
+class AttentionBias(nn.Module):
+    """LeViT's attention bias (arXiv 2104.01136): for each head a learned number for every distance.
+
+    The table is learned on a map of ``side`` × ``side`` positions. For a map of another size it is stretched
+    bilinearly, so that no distance falls outside it and the parameters are the same at every input size.
+    """
+
+    index: Tensor
+
+    def __init__(self, heads: int, side: int, step: int = 1) -> None:
+        super().__init__()
+        self.side = side
+        self.step = step
+        self.table = nn.Parameter(torch.zeros(heads, side * side))
+        self.register_buffer("index", distances(side, side, step), persistent=False)
+
+    def forward(self, rows: int, columns: int) -> Tensor:
+        """The bias for keys on a map of rows × columns: (heads, queries, rows·columns)."""
+        table: Tensor = self.table
+        index = self.index
+        if (rows, columns) != (self.side, self.side):
+            table = self.stretched(rows, columns)
+            index = distances(rows, columns, self.step, table.device)
+        return table.index_select(1, index).reshape(table.shape[0], -1, rows * columns)
+
+    def stretched(self, rows: int, columns: int) -> Tensor:
+        """The table for a map of rows × columns: (heads, rows·columns)."""
+        square = self.table.reshape(1, -1, self.side, self.side)
+        return F.interpolate(square, (rows, columns), mode="bilinear", align_corners=True).flatten(2).squeeze(0)
+
+
+class DistilledClassifier(nn.Module):
+    """Two linear heads over (N, width), one taught by labels and one by a teacher; their mean is the answer.
+
+    So DeiT distils (arXiv 2012.12877), which both versions of EfficientFormer follow.
+    """
+
+    def __init__(self, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.label = nn.Linear(width, num_classes)
+        self.teacher = nn.Linear(width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean: Tensor = (self.label(x) + self.teacher(x)) / 2
+        return mean
+
+
+def initialise(model: nn.Module, linear_std: float = 0.02) -> None:
+    """Fresh weights: linear layers truncated normal, convolutions Kaiming's by fan-out, their biases 0.
+
+    The fan-out of a grouped convolution is that of one group; else a signal would fade behind every depthwise one.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=linear_std)
+        elif isinstance(module, nn.Conv2d):
+            fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
+            nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
+        else:
+            continue
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

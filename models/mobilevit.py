@@ -7,16 +7,22 @@ every position inside a patch attends to the same position of all the others.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lvexport.models.layers import ConvNormAct, InvertedResidual, TransformerBlock
+from lvexport.models.layers import (
+    PATCH,
+    ConvNormAct,
+    InvertedResidual,
+    TransformerBlock,
+    initialise,
+    tiled,
+)
+from lvexport.models.layouts import Fusion, Layout
 
-PATCH = 2  # pixels a side of an unfolded patch, at every stage (paper, section 4.1)
 HEADS = 4  # attention heads, at every stage (paper's released configurations)
 MLP_RATIO = 2  # width of the transformer's hidden layer over its own (paper, section 4.1)
 
@@ -77,7 +83,7 @@ class MobileViTBlock(nn.Module):
         n, _, h, w = x.shape
         y = self.widen(self.local(x))
         # A map that whole patches do not tile is resized around the transformer, as the authors' code does.
-        even = (math.ceil(h / PATCH) * PATCH, math.ceil(w / PATCH) * PATCH)
+        even = tiled(h, w)
         if even != (h, w):
             y = F.interpolate(y, size=even, mode="bilinear", align_corners=False)
         y = fold(self.norm(self.transformer(unfold(y))), n, *even)
@@ -90,10 +96,12 @@ class MobileViTBlock(nn.Module):
 class MobileViT(nn.Module):
     """Classifier: (N, 3, H, W) → (N, num_classes). H and W are multiples of 32, the network's total stride."""
 
+    strides = (2, 4, 8, 16, 32)
+
     def __init__(self, variant: Variant, num_classes: int) -> None:
         super().__init__()
         v = variant
-        c1, c2, c3, c4, c5 = v.widths
+        c1, c2, c3, c4, c5 = self.channels = v.widths
         d3, d4, d5 = v.transformer_widths
         l3, l4, l5 = v.transformer_depths
 
@@ -114,8 +122,17 @@ class MobileViT(nn.Module):
         self.head = ConvNormAct(c5, v.head)
         self.classifier = nn.Linear(v.head, num_classes)
 
+    def features(self, x: Tensor) -> list[Tensor]:
+        """The map after each of the five stages: (N, channels[i], H / strides[i], W / strides[i])."""
+        x = self.stem(x)
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps
+
     def forward(self, x: Tensor) -> Tensor:
-        x = self.head(self.stages(self.stem(x)))
+        x = self.head(self.features(x)[-1])
         logits: Tensor = self.classifier(x.mean(dim=(2, 3)))
         return logits
 
@@ -136,16 +153,71 @@ TIMM_LAYOUT = (
     (r"^final_conv\.", "head."),
     (r"^head\.fc\.", "classifier."),
 )
-LAYOUTS = {"timm": TIMM_LAYOUT}
+# apple/ml-cvnets (cvnets/models/classification/mobilevit.py, cvnets/modules).
+CVNETS_TRUNK = (
+    (r"^conv_1\.block\.", "stem."),
+    *((rf"^layer_{stage + 1}\.", f"stages.{stage}.") for stage in range(5)),
+    (r"\.block\.exp_1x1\.block\.", ".expand."),
+    (r"\.block\.conv_3x3\.block\.", ".depthwise."),
+    (r"\.block\.red_1x1\.block\.", ".project."),
+    (r"\.global_rep\.\d+\.(weight|bias)$", r".norm.\1"),
+    (r"\.global_rep\.", ".transformer."),
+    (r"\.pre_norm_ffn\.0\.", ".norm2."),
+    (r"\.conv_proj\.block\.", ".narrow."),
+)
+CVNETS_LAYOUT = (
+    *CVNETS_TRUNK,
+    (r"\.local_rep\.conv_3x3\.block\.", ".local."),
+    (r"\.local_rep\.conv_1x1\.block\.conv\.", ".widen."),
+    (r"\.pre_norm_mha\.0\.", ".norm1."),
+    (r"\.pre_norm_mha\.1\.qkv_proj\.", ".attention.qkv."),
+    (r"\.pre_norm_mha\.1\.out_proj\.", ".attention.proj."),
+    (r"\.pre_norm_ffn\.1\.", ".mlp.0."),
+    (r"\.pre_norm_ffn\.4\.", ".mlp.2."),
+    (r"\.fusion\.block\.", ".fuse."),
+    (r"^conv_1x1_exp\.block\.", "head."),
+    (r"^classifier\.fc\.", "classifier."),
+)
+
+# huggingface/transformers (models/mobilevit/modeling_mobilevit.py).
+TRANSFORMERS_TRUNK = (
+    (r"^mobilevit(v2)?\.", ""),
+    (r"^conv_stem\.", "stem."),
+    (r"^encoder\.layer\.(\d)\.layer\.", r"stages.\1."),
+    (r"^encoder\.layer\.(\d)\.downsampling_layer\.", r"stages.\1.0."),
+    (r"^encoder\.layer\.(\d)\.", r"stages.\1.1."),
+    (r"\.expand_1x1\.", ".expand."),
+    (r"\.conv_3x3\.", ".depthwise."),
+    (r"\.reduce_1x1\.", ".project."),
+    (r"\.conv_kxk\.", ".local."),
+    (r"\.conv_1x1\.convolution\.", ".widen."),
+    (r"\.conv_projection\.", ".narrow."),
+    (r"\.transformer\.layer\.", ".transformer."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"\.layernorm\.", ".norm."),
+)
+TRANSFORMERS_NORMS = ((r"\.convolution\.", ".conv."), (r"\.normalization\.", ".norm."))
+TRANSFORMERS_LAYOUT = (
+    *TRANSFORMERS_TRUNK,
+    *TRANSFORMERS_NORMS,
+    (r"\.attention\.attention\.", ".attention."),
+    (r"\.attention\.output\.dense\.", ".attention.proj."),
+    (r"\.intermediate\.dense\.", ".mlp.0."),
+    (r"\.output\.dense\.", ".mlp.2."),
+    (r"\.fusion\.", ".fuse."),
+    (r"^conv_1x1_exp\.", "head."),
+)
+
+LAYOUTS = {
+    "timm": Layout(TIMM_LAYOUT),
+    "ml-cvnets": Layout(CVNETS_LAYOUT),
+    "transformers": Layout(TRANSFORMERS_LAYOUT, fuse=(Fusion((".query.", ".key.", ".value."), ".qkv."),)),
+}
 
 
 def build(name: str, num_classes: int) -> MobileViT:
     """The network of that name with freshly initialised weights, in training mode."""
     model = MobileViT(VARIANTS[name], num_classes)
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out")
+    initialise(model)
     return model

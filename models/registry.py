@@ -65,17 +65,88 @@ class Demo:
         return tuple(classes)
 
 
-# apple/ml-cvnets feeds 0…1 pixels without normalisation; crop and interpolation as timm evaluates these weights.
-_MOBILEVIT = Preprocessing(interpolation="bicubic", crop_pct=0.9)
-_MOBILEVIT_SOURCE = "arXiv 2110.02178, table 4"
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def _family(
+    family: str,
+    imgsz: int,
+    preprocessing: Preprocessing,
+    source: str,
+    parameters: dict[str, int],
+    module: str = "",
+) -> dict[str, Entry]:
+    """Entries of one family, which differ in nothing but their parameters. All have a total stride of 32."""
+    module = f"lvexport.models.{module or family}"
+    return {
+        name: Entry(name, family, module, count, imgsz, 32, preprocessing, source) for name, count in parameters.items()
+    }
+
 
 ENTRIES: dict[str, Entry] = {
-    name: Entry(name, "mobilevit", "lvexport.models.mobilevit", parameters, 256, 32, _MOBILEVIT, _MOBILEVIT_SOURCE)
-    for name, parameters in (
-        ("mobilevit_xxs", 1_272_024),
-        ("mobilevit_xs", 2_317_848),
-        ("mobilevit_s", 5_578_632),
-    )
+    # apple/ml-cvnets feeds 0…1 pixels without normalisation; crop and interpolation as timm evaluates these weights.
+    **_family(
+        "mobilevit",
+        256,
+        Preprocessing(interpolation="bicubic", crop_pct=0.9),
+        "arXiv 2110.02178, table 4",
+        {"mobilevit_xxs": 1_272_024, "mobilevit_xs": 2_317_848, "mobilevit_s": 5_578_632},
+    ),
+    # Likewise; 256 pixels out of 288 in apple/ml-cvnets, config/classification/imagenet/mobilevit_v2.yaml.
+    **_family(
+        "mobilevitv2",
+        256,
+        Preprocessing(interpolation="bicubic", crop_pct=256 / 288),
+        "arXiv 2206.02680; counts of apple/ml-cvnets",
+        {
+            "mobilevitv2_050": 1_370_593,
+            "mobilevitv2_075": 2_866_009,
+            "mobilevitv2_100": 4_901_841,
+            "mobilevitv2_125": 7_478_089,
+            "mobilevitv2_150": 10_594_753,
+            "mobilevitv2_175": 14_251_833,
+            "mobilevitv2_200": 18_449_329,
+        },
+        module="mobilevit_v2",
+    ),
+    # AAboys/MobileFormer, mobile_former.py, _cfg.
+    **_family(
+        "mobile_former",
+        224,
+        Preprocessing(IMAGENET_MEAN, IMAGENET_STD, "bilinear", 0.875),
+        "arXiv 2108.05895; counts of AAboys/MobileFormer",
+        {
+            "mobile_former_26m": 3_232_788,
+            "mobile_former_52m": 3_469_092,
+            "mobile_former_96m": 4_585_252,
+            "mobile_former_151m": 7_595_828,
+            "mobile_former_214m": 9_425_920,
+            "mobile_former_294m": 11_422_648,
+            "mobile_former_508m": 13_976_976,
+        },
+    ),
+    # 224 pixels out of 256 in snap-research/EfficientFormer, util/datasets.py, for both versions (timm crops to 0.95).
+    **_family(
+        "efficientformer",
+        224,
+        Preprocessing(IMAGENET_MEAN, IMAGENET_STD, "bicubic", 224 / 256),
+        "arXiv 2206.01191; counts of snap-research/EfficientFormer",
+        {"efficientformer_l1": 12_289_928, "efficientformer_l3": 31_406_000, "efficientformer_l7": 82_229_328},
+    ),
+    **_family(
+        "efficientformerv2",
+        224,
+        Preprocessing(IMAGENET_MEAN, IMAGENET_STD, "bicubic", 224 / 256),
+        "arXiv 2212.08059; counts of snap-research/EfficientFormer",
+        {
+            "efficientformerv2_s0": 3_600_256,
+            "efficientformerv2_s1": 6_185_560,
+            "efficientformerv2_s2": 12_710_112,
+            "efficientformerv2_l": 26_322_288,
+        },
+        module="efficientformer_v2",
+    ),
 }
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -14,12 +13,13 @@ from torch import Tensor, nn
 
 from lvexport.models.containers import check_container, is_safetensors
 from lvexport.models.errors import WeightsError
+from lvexport.models.layouts import OWN, Layout, State, translate
 
-Rules = Iterable[tuple[str, str]]
-State = Mapping[str, Tensor]
-
-# Where training loops keep the weights inside a checkpoint, the averaged ones first.
-WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+# Where training loops keep the weights inside a checkpoint, the averaged ones first. The names are timm's, DeiT's
+# (which snap-research trains with) and ml-cvnets'.
+WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model", "model_state_dict")
+# What data parallelism and torch.compile put before every name.
+PREFIXES = ("module.", "_orig_mod.")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def tensors(loaded: object, path: Path) -> dict[str, Tensor]:
-    """The state dict inside a loaded object, unwrapped, without the ``module.`` of data parallelism."""
+    """The state dict inside a loaded object, unwrapped, without a prefix that every name has."""
     while isinstance(loaded, Mapping):
         inner = next((loaded[key] for key in WRAPPERS if isinstance(loaded.get(key), Mapping)), None)
         if inner is None:
@@ -69,19 +69,26 @@ def tensors(loaded: object, path: Path) -> dict[str, Tensor]:
     state = {str(k): v for k, v in loaded.items() if isinstance(v, Tensor)} if isinstance(loaded, Mapping) else {}
     if not state:
         raise WeightsError(f"{path} holds no tensors. A checkpoint is a state dict: names with their tensors.")
-    return {key.removeprefix("module."): value for key, value in state.items()}
+    while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
 
 
-def rename(state: State, rules: Rules) -> dict[str, Tensor]:
-    """The same tensors under the names that the rules (pattern, replacement) give them."""
-    rules = list(rules)
+def fit(state: State, wanted: State) -> dict[str, Tensor]:
+    """The same numbers in the shapes wanted, wherever the two differ in dimensions of length 1 only.
 
-    def renamed(key: str) -> str:
-        for pattern, replacement in rules:
-            key = re.sub(pattern, replacement, key)
-        return key
+    A 1×1 convolution and a linear layer hold the same matrix, a scale of (C, 1, 1) the same vector as one of (C,).
+    """
 
-    return {renamed(key): value for key, value in state.items()}
+    def fitted(key: str, value: Tensor) -> Tensor:
+        same = key in wanted and lengths(value) == lengths(wanted[key])
+        return value.reshape(wanted[key].shape) if same else value
+
+    return {key: fitted(key, value) for key, value in state.items()}
+
+
+def lengths(value: Tensor) -> list[int]:
+    return [length for length in value.shape if length != 1]
 
 
 def compare(state: State, model: nn.Module, layout: str) -> Misfit:
@@ -103,19 +110,19 @@ def shape(value: Tensor) -> str:
     return "×".join(map(str, value.shape)) or "scalar"
 
 
-def load(model: nn.Module, path: Path, layouts: Mapping[str, Rules]) -> str:
+def load(model: nn.Module, path: Path, layouts: Mapping[str, Layout]) -> str:
     """Load a checkpoint file into ``model`` and return the name of the layout that its keys follow.
 
     Raises WeightsError, with the model untouched, unless everything fits.
     """
     state = read(path)
     closest: Misfit | None = None
-    for layout, rules in {"lvexport": (), **layouts}.items():
-        candidate = rename(state, rules)
-        misfit = compare(candidate, model, layout)
+    for name, layout in {"lvexport": OWN, **layouts}.items():
+        candidate = fit(translate(state, layout), model.state_dict())
+        misfit = compare(candidate, model, name)
         if misfit.count == 0:
             model.load_state_dict(candidate, strict=False)
-            return layout
+            return name
         if closest is None or misfit.count < closest.count:
             closest = misfit
     assert closest is not None
