@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import operator
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from lvexport.converters.contract import Normalisation
 
@@ -25,13 +29,45 @@ class _Half(nn.Module):
 def halve(program: ExportedProgram) -> ExportedProgram:
     """The same program with weights and arithmetic in half precision; inputs and outputs keep their types.
 
-    Layer normalisation is computed in single precision between casts, for it sums squares over the width: ExecuTorch's
-    portable kernel loses all digits there in half precision from a width of some hundreds on.
+    Batch normalisation is folded into convolutions while both are in single precision: folded in half, every channel's
+    factor would be rounded, and such errors do not average out. Layer normalisation is computed in single precision
+    between casts, for it sums squares over the width: ExecuTorch's portable kernel loses all digits there in half
+    precision from a width of some hundreds on.
     """
     module = program.module()
     assert isinstance(module, torch.fx.GraphModule)
+    fold_batch_norms(module)
     widen_layer_norms(module)
     return torch.export.export(_Half(module), examples(program))
+
+
+def fold_batch_norms(module: torch.fx.GraphModule) -> None:
+    """Give each convolution the weights that make the batch normalisation behind it superfluous."""
+    aten, graph = torch.ops.aten, module.graph
+    for norm in graph.find_nodes(op="call_function", target=aten.batch_norm.default):
+        conv = norm.args[0]
+        if conv.target is not aten.conv2d.default or len(conv.users) > 1:
+            continue
+        weight, bias = (constant(module, node) for node in (conv.args[1], dict(enumerate(conv.args)).get(2)))
+        gamma, beta, mean, variance = (constant(module, node) for node in norm.args[1:5])
+        folded = fuse_conv_bn_weights(weight, bias, mean, variance, norm.args[7], gamma, beta)
+        with graph.inserting_before(conv):
+            nodes = [graph.get_attr(attach(module, f"{conv.name}_{i}", value)) for i, value in enumerate(folded)]
+        conv.args = (conv.args[0], *nodes, *conv.args[3:])
+        norm.replace_all_uses_with(conv)
+        graph.erase_node(norm)
+    module.recompile()
+
+
+def constant(module: torch.fx.GraphModule, node: torch.fx.Node | None) -> Any:
+    """The parameter or buffer that a node stands for."""
+    return None if node is None else operator.attrgetter(str(node.target))(module)
+
+
+def attach(module: torch.fx.GraphModule, name: str, value: Tensor) -> str:
+    """Keep a tensor on the module; the name that it has there."""
+    module.register_buffer(name, value.detach())
+    return name
 
 
 def widen_layer_norms(module: torch.fx.GraphModule) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lvexport import files
-from lvexport.converters import coreml, onnx
+from lvexport.converters import coreml, derived, onnx
 from lvexport.converters.contract import Captured, ConversionError, Normalisation, Request, TensorSpec
 from lvexport.converters.recipes import FP16, FP32
 from lvexport.converters.registry import CONVERTERS
@@ -152,3 +152,34 @@ def test_onnx_half_precision_keeps_its_interface(captured: Captured, tmp_path: P
     session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
     assert [v.name for v in (*session.get_inputs(), *session.get_outputs())] == ["image", "logits"]
     assert {v.type for v in (*session.get_inputs(), *session.get_outputs())} == {"tensor(float)"}
+
+
+class Normalised(nn.Module):
+    """Both normalisations, with statistics off their defaults."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.conv = nn.Conv2d(3, 8, 3, bias=False)
+        self.batch = nn.BatchNorm2d(8)
+        self.layer = nn.LayerNorm(8)
+        for value in (*self.batch.parameters(), self.batch.running_mean, self.batch.running_var):
+            value.data.add_(torch.rand(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(self.batch(self.conv(x)).mean((2, 3)))
+
+
+def test_half_programs_fold_batch_norms_in_single_precision_and_widen_layer_norms() -> None:
+    model, x = Normalised().eval(), torch.rand(1, 3, 16, 16)
+    program = torch.export.export(model, (x,))
+    module = program.module()
+    derived.fold_batch_norms(module)
+    assert not module.graph.find_nodes(op="call_function", target=torch.ops.aten.batch_norm.default)
+    with torch.no_grad():
+        expected = model(x)
+        assert torch.allclose(module(x), expected, atol=1e-5)
+        (half,) = derived.halve(program).module()(x)  # takes the program's own numbers along, so it comes last
+    assert half.dtype == torch.float32
+    assert torch.allclose(half, expected, atol=2e-2)
+    assert not torch.equal(half, expected)
