@@ -46,9 +46,11 @@ def fold_batch_norms(module: torch.fx.GraphModule) -> None:
     aten, graph = torch.ops.aten, module.graph
     for norm in graph.find_nodes(op="call_function", target=aten.batch_norm.default):
         conv = norm.args[0]
-        if conv.target is not aten.conv2d.default or len(conv.users) > 1:
+        training = norm.args[5]
+        if training or conv.target is not aten.conv2d.default or len(conv.users) > 1 or conv.args[1].op != "get_attr":
             continue
-        weight, bias = (constant(module, node) for node in (conv.args[1], dict(enumerate(conv.args)).get(2)))
+        weight = constant(module, conv.args[1])
+        bias = constant(module, conv.args[2]) if len(conv.args) > 2 else None
         gamma, beta, mean, variance = (constant(module, node) for node in norm.args[1:5])
         folded = fuse_conv_bn_weights(weight, bias, mean, variance, norm.args[7], gamma, beta)
         with graph.inserting_before(conv):
