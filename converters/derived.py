@@ -85,6 +85,33 @@ def widen_layer_norms(module: torch.fx.GraphModule) -> None:
     module.recompile()
 
 
+def flatten_softmax(program: ExportedProgram) -> ExportedProgram:
+    """The same program with every softmax of four-dimensional numbers taken over a matrix.
+
+    ExecuTorch 1.5.1 keeps what follows a convolution in channels-last order, and its pass that does so
+    (backends/xnnpack/_passes/channels_last_tagged_reshape_pass.py) leaves softmax out of the operators that need the
+    original order: the delegate then normalises over channels in place of the last dimension. A reshape restores the
+    order, as it did for other ranks in pytorch/executorch pull request 12520.
+    """
+    module = program.module()
+    assert isinstance(module, torch.fx.GraphModule)
+    aten, graph = torch.ops.aten, module.graph
+    for node in graph.find_nodes(op="call_function", target=aten.softmax.int):
+        shape = tuple(node.meta["val"].shape)
+        if len(shape) != 4 or node.args[1] not in (-1, 3):
+            continue
+        with graph.inserting_before(node):
+            node.replace_input_with(
+                node.args[0], graph.call_function(aten.reshape.default, (node.args[0], [-1, shape[-1]]))
+            )
+            node.update_arg(1, -1)
+        with graph.inserting_after(node):
+            restored = graph.call_function(aten.reshape.default, (node, list(shape)))
+        node.replace_all_uses_with(restored, delete_user_cb=lambda user, kept=restored: user is not kept)
+    module.recompile()
+    return torch.export.export(module, examples(program))
+
+
 class _PictureClassifier(nn.Module):
     """A classifier on pixels from which the mean was taken, giving probabilities in place of logits."""
 

@@ -25,10 +25,10 @@ class ExecuTorch:
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
-        program = captured.program()
-        if request.recipe.name == "fp16":
-            from lvexport.converters.derived import halve
+        from lvexport.converters.derived import flatten_softmax, halve
 
+        program = flatten_softmax(captured.program())
+        if request.recipe.name == "fp16":
             program = halve(program)
         lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
         out.write_bytes(lowered.buffer)

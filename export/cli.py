@@ -346,6 +346,99 @@ def bench(
 
 
 @app.command
+def train(
+    model: str,
+    *,
+    data: Annotated[str, Parameter(group=_WHAT)],
+    imgsz: Annotated[int | None, Parameter(group=_WHAT)] = None,
+    sizes: Annotated[str, Parameter(group=_WHAT)] = "",
+    epochs: Annotated[int, Parameter(group=_HOW)] = 10,
+    batch: Annotated[int, Parameter(group=_HOW)] = 128,
+    lr: Annotated[float, Parameter(group=_HOW)] = 2e-3,
+    weight_decay: Annotated[float, Parameter(group=_HOW)] = 0.01,
+    warmup: Annotated[float, Parameter(group=_HOW)] = 0.05,
+    label_smoothing: Annotated[float, Parameter(group=_HOW)] = 0.1,
+    ema_decay: Annotated[float, Parameter(group=_HOW)] = 0.998,
+    seed: Annotated[int, Parameter(group=_HOW)] = 0,
+    half: Annotated[bool, Parameter(group=_HOW, negative=())] = False,
+    output: Annotated[Path | None, Parameter(group=_HOW)] = None,
+    workers: Annotated[int, Parameter(group=_HOW)] = 0,
+    save_every: Annotated[float, Parameter(group=_HOW)] = 60.0,
+    force: Annotated[bool, Parameter(group=_HOW, negative=())] = False,
+    printing: Printing = Printing(),
+) -> int:
+    """Train a network from the beginning, and leave a checkpoint with its card and training curve.
+
+    A run that was killed goes on where it was when the same command is typed again, and ends with the same numbers.
+    To train in several processes or on several GPUs: torchrun --nproc-per-node 2 -m lvexport train ….
+
+    For example:
+
+        lvexport train mobilevit_xxs --data fashion-mnist --sizes 32,64,96
+        lvexport train efficientformer_l1 --data pictures --imgsz 224 --epochs 100 --workers 8
+
+    Parameters
+    ----------
+    model
+        A name (lvexport list) or a family (its smallest member).
+    data
+        fashion-mnist, or a folder with train/CLASS/NAME.jpg and val/CLASS/NAME.jpg.
+    imgsz
+        Pixels a side that accuracy is measured at; by default the network's own size, 64 for fashion-mnist.
+    sizes
+        Pixels a side to train at, with commas. With several, each batch draws one of them, and small pictures come in
+        larger batches (multi-scale sampler). By default imgsz alone.
+    epochs
+        How often each picture is seen.
+    batch
+        Pictures in a batch at the largest size.
+    lr
+        Learning rate at its peak.
+    weight_decay
+        Decay of matrices and filters.
+    warmup
+        Share of the training over which the learning rate rises.
+    label_smoothing
+        Share of the target that is spread over all classes.
+    ema_decay
+        Decay of the moving average of the weights, which is what is kept.
+    seed
+        All randomness follows from it.
+    half
+        Write the weights in half precision.
+    output
+        Folder for the checkpoint; by default runs/MODEL-IMGSZ.
+    workers
+        Processes that read pictures.
+    save_every
+        Seconds between two savings of the state in the middle.
+    force
+        Train anew, also where a training is finished or can be gone on with.
+    """
+    from lvexport import training_command
+    from lvexport.render import training_progress, training_result, warn
+    from lvexport.training.run import Request
+    from lvexport.training.run import train as run
+    from lvexport.training.schedule import Schedule
+
+    entry, chosen, side = training_command.choose(model, data, sizes, imgsz)
+    positive(epochs=epochs, batch=batch, lr=lr, save_every=save_every)
+    training_command.check_shares(warmup=warmup, label_smoothing=label_smoothing, ema_decay=ema_decay)
+    schedule = Schedule(epochs, side, chosen, batch, lr, weight_decay, warmup, label_smoothing, ema_decay, seed)
+    folder = output or Path("runs") / f"{entry.name}-{side}"
+    request = Request(entry, data, schedule, folder, half, force, workers, save_every)
+    if not printing.quiet and entry.name != model:
+        warn(f"{model} is a family; taking its smallest member, {entry.name}.", loud=False)
+    with training_progress(printing.quiet or printing.json) as (report, resuming):
+        outcome = run(request, report, resuming)
+    if outcome is not None and printing.json:
+        print_json(outcome.card)
+    elif outcome is not None:
+        training_result(outcome)
+    return 0
+
+
+@app.command
 def doctor(*, printing: Printing = Printing()) -> int:
     """What this machine can build and run, and how to get what is missing.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from lvexport.informing import Info
     from lvexport.manifest import ArtifactInfo
     from lvexport.pipeline import Report
+    from lvexport.training.loop import Step
+    from lvexport.training.run import Outcome
 
 _STYLES = {"ok": "green", "failed": "bold red", "error": "bold red", "not-run": "yellow"}
 
@@ -81,6 +83,84 @@ def _live() -> Iterator[Report]:
                 shown.update(tasks[what], state=state, completed=1 if ended else 0)
 
         yield report
+
+
+TrainingReport = tuple[Callable[["Step"], None], Callable[[int], None]]
+LOG_SECONDS = 15  # between two lines on the progress of a training where the output is no terminal
+
+
+@contextmanager
+def training_progress(silent: bool) -> Iterator[TrainingReport]:
+    """Functions to be told of each step, and of the samples that earlier runs saw. A bar, or a line now and then."""
+    if silent:
+        yield (lambda step: None), (lambda samples: None)
+    elif sys.stderr.isatty():
+        with _bar() as reports:
+            yield reports
+    else:
+        yield _lines()
+
+
+@contextmanager
+def _bar() -> Iterator[TrainingReport]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("epoch {task.fields[epoch]}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %  loss {task.fields[loss]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=err(), speed_estimate_period=120) as shown:
+        task = shown.add_task("train", total=None, epoch=1, loss="")
+
+        def report(step: Step) -> None:
+            shown.update(task, total=step.of, completed=step.samples, epoch=step.epoch, loss=f"{step.loss:.3f}")
+
+        yield report, lambda samples: shown.console.print(_resumed(samples))
+
+
+def _lines() -> TrainingReport:
+    start, known, printed = time.monotonic(), 0, 0.0
+
+    def resuming(samples: int) -> None:
+        nonlocal known
+        known = samples
+        print(_resumed(samples), file=sys.stderr, flush=True)
+
+    def report(step: Step) -> None:
+        nonlocal printed
+        elapsed = time.monotonic() - start
+        if elapsed - printed < LOG_SECONDS and step.samples < step.of:
+            return
+        printed = elapsed
+        left = elapsed / max(1, step.samples - known) * (step.of - step.samples)
+        done = f"epoch {step.epoch}, {step.samples / step.of:.1%}, loss {step.loss:.3f}"
+        print(f"[{elapsed:6.0f} s] {done}, {left:.0f} s left", file=sys.stderr, flush=True)
+
+    return report, resuming
+
+
+def _resumed(samples: int) -> str:
+    return f"lvexport: going on after {samples:,} samples, where the last run was."
+
+
+def training_result(outcome: Outcome) -> None:
+    """What was trained, how good it is, and what to type next."""
+    card, say = outcome.card, out().print
+    size = card["schedule"]["imgsz"]
+    if outcome.kept:
+        say("This training is finished already; --force does it anew.")
+    say(
+        f"{card['model']}: {percent(card['test_accuracy'])} of {card['test_images']:,} test images right at {size} × "
+        f"{size} pixels, after {card['training_seconds']:,} s of training"
+    )
+    for suffix, what in ((".safetensors", "weights"), (".md", "model card"), (".json", "card"), (".svg", "curve")):
+        say(Text(f"  {outcome.weights.with_suffix(suffix)!s:<48} {what}"))
+    say(Text("\nNext:", style="bold"))
+    say(Text(f"  lvexport {card['model']} --weights {outcome.weights} --to coreml"))
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lvexport.models import weights as checkpoints
@@ -36,22 +36,51 @@ def assemble(provenance: Provenance) -> nn.Module:
 
 @torch.no_grad()
 def settle(model: nn.Module) -> None:
-    """Give batch normalisation the statistics that an untrained network has on smooth random pictures.
+    """Give batch normalisation statistics, gains and shifts such as a trained network might have.
 
-    With the usual placeholders, mean 0 and variance 1, its activations die away from block to block, so far that half
+    With the usual placeholders, mean 0 and variance 1, activations die away from block to block, so far that half
     precision cannot hold them. That is a network nobody has: training replaces the placeholders in its first steps.
-    A gain of one half keeps SiLU near its linear part; at 1, an untrained network amplifies the rounding of its first
-    blocks in all later ones (mobilevit_s in half precision: 40 dB at a gain of 1, 51 dB at one half).
+    Three choices keep the network from amplifying the rounding of its first blocks in all later ones, as trained ones
+    do not: the pictures have details of every size, as natural ones do; a layer's channels share one variance, so that
+    one in which the pictures happen to cancel out is not blown up; and shifts are random, for without them the last
+    average over positions is of numbers around zero and cancels as well.
     """
-    pictures = F.interpolate(torch.rand(16, 3, 8, 8), size=(SETTLING_SIZE, SETTLING_SIZE), mode="bilinear")
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.momentum = 1.0  # take the batch's own statistics whole
         norm.weight.fill_(SETTLED_GAIN)
-    model.train()(pictures)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+        norm.bias.normal_(0, SETTLED_GAIN)
+    handles = [norm.register_forward_pre_hook(_take_statistics) for norm in norms]
+    model.eval()(natural_pictures(16, SETTLING_SIZE))
+    for handle in handles:
+        handle.remove()
+
+
+def _take_statistics(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    (x,) = inputs
+    norm.running_mean.copy_(x.mean(dim=(0, 2, 3)))
+    norm.running_var.fill_(x.var(dim=(0, 2, 3)).mean())
+
+
+def natural_pictures(count: int, size: int) -> Tensor:
+    """(count, 3, size, size) random pictures around 0.5 whose details have the same contrast in every octave.
+
+    Natural pictures have that spectrum, an amplitude that falls with the frequency (Field, J. Opt. Soc. Am. A 4, 1987).
+    """
+    sides = [size >> octave for octave in range(size.bit_length() - 2)]
+    octaves = [F.interpolate(torch.rand(count, 3, s, s) - 0.5, size=(size, size), mode="bilinear") for s in sides]
+    pictures: Tensor = torch.stack(octaves).sum(dim=0) / float(len(sides)) ** 0.5 + 0.5
+    return pictures
+
+
+def fresh(name: str, num_classes: int, seed: int) -> nn.Module:
+    """A registry network to be trained, its weights initialised from the seed: (N, 3, H, W) → (N, num_classes)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: nn.Module = importlib.import_module(ENTRIES[name].module).build(name, num_classes)
+    return model
 
 
 def build(

@@ -35,6 +35,8 @@ class Variant:
 
 
 VARIANTS = {
+    # Ours, not the paper's: the same design at less than half of l1's widths, for trying things out on small pictures.
+    "efficientformer_nano": Variant((24, 48, 96, 192), (2, 2, 4, 4), attention=2),
     "efficientformer_l1": Variant((48, 96, 224, 448), (3, 2, 6, 4), attention=1),
     "efficientformer_l3": Variant((64, 128, 320, 512), (4, 4, 12, 6), attention=4),
     "efficientformer_l7": Variant((96, 192, 384, 768), (6, 6, 18, 8), attention=8),

@@ -135,6 +135,13 @@ ENTRIES: dict[str, Entry] = {
         {"efficientformer_l1": 12_289_928, "efficientformer_l3": 31_406_000, "efficientformer_l7": 82_229_328},
     ),
     **_family(
+        "efficientformer",
+        224,
+        Preprocessing(IMAGENET_MEAN, IMAGENET_STD, "bicubic", 224 / 256),
+        "lvexport's own, after arXiv 2206.01191",
+        {"efficientformer_nano": 3_135_792},
+    ),
+    **_family(
         "efficientformerv2",
         224,
         Preprocessing(IMAGENET_MEAN, IMAGENET_STD, "bicubic", 224 / 256),

@@ -1,85 +1,92 @@
-"""Fashion-MNIST: 60,000 training and 10,000 test images of clothing, 28×28, grey, ten classes.
-
-Source: Xiao, Rasul and Vollgraf, arXiv 1708.07747, MIT licence; Debian's package ``dataset-fashion-mnist``.
-"""
+"""What a network can be trained on: opening it by name, and reading it batch by batch."""
 
 from __future__ import annotations
 
-import gzip
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 
-DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
-CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
-# A grey image looks the same with its channels swapped, so a network trained on grey images is blind to that
-# fault and so is every check made with it. Each image is therefore dyed: channel c is multiplied by a factor
-# drawn from this range.
-DYE = (0.5, 1.0)
+from lvexport.models.preprocessing import Preprocessing
+from lvexport.training import fashion_mnist, folders
+from lvexport.training.errors import DataError
+from lvexport.training.sampler import Pick
+
+FASHION_MNIST = "fashion-mnist"
+
+
+class Batches(Protocol):
+    """A data set that gives whole batches: normalised (N, 3, rows, columns) pictures and (N,) labels."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    def __len__(self) -> int: ...
+    def __getitems__(self, picks: Sequence[Pick]) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(frozen=True)
-class Images:
-    """``pixels``: (N, 28, 28) uint8. ``labels``: (N,) int64, indices into :data:`CLASSES`."""
+class Data:
+    """What to learn from and what to measure with. ``preprocessing`` is what a picture goes through when measuring."""
 
-    pixels: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    name: str
+    train: Batches
+    val: Batches
+    preprocessing: Preprocessing
 
-
-def read_idx(path: Path) -> NDArray[np.uint8]:
-    """Array of bytes in the IDX format (big-endian: magic, one length a dimension, then the data)."""
-    raw = gzip.decompress(path.read_bytes())
-    if raw[:3] != b"\x00\x00\x08":
-        raise ValueError(f"{path} is not an IDX file of bytes")
-    dimensions = raw[3]
-    shape = np.frombuffer(raw, ">u4", count=dimensions, offset=4)
-    return np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions).reshape(shape.astype(int))
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.train.classes
 
 
-def fashion_mnist(split: str, folder: Path = DEBIAN_FOLDER) -> Images:
-    """The ``train`` or ``t10k`` (test) split.
-
-    Raises FileNotFoundError where the data are not installed (``apt-get install dataset-fashion-mnist``).
-    """
-    pixels = read_idx(folder / f"{split}-images-idx3-ubyte.gz")
-    labels = read_idx(folder / f"{split}-labels-idx1-ubyte.gz")
-    return Images(pixels, labels.astype(np.int64))
-
-
-def dye(grey: Tensor, generator: torch.Generator) -> Tensor:
-    """(N, H, W) grey in 0…1 → (N, 3, H, W), every image with a colour of its own."""
-    low, high = DYE
-    factors = low + (high - low) * torch.rand(len(grey), 3, 1, 1, generator=generator)
-    return grey[:, None] * factors
-
-
-def jitter(grey: Tensor, generator: torch.Generator, reach: int = 2) -> Tensor:
-    """Mirror half of the images (N, H, W) and move each by up to ``reach`` pixels, filling with black."""
-    n, h, w = grey.shape
-    mirrored = torch.rand(n, 1, 1, generator=generator) < 0.5
-    grey = torch.where(mirrored, grey.flip(-1), grey)
-    padded = F.pad(grey, (reach, reach, reach, reach))
-    top, left = torch.randint(0, 2 * reach + 1, (2, n, 1, 1), generator=generator)
-    rows, columns = torch.arange(h)[None, :, None] + top, torch.arange(w)[None, None, :] + left
-    return padded[torch.arange(n)[:, None, None], rows, columns]
+def open_data(name: str, preprocessing: Preprocessing, seed: int) -> Data:
+    """``fashion-mnist``, or a folder with ``train/CLASS/…`` and ``val/CLASS/…``. Raises DataError."""
+    if name != FASHION_MNIST:
+        if not Path(name).is_dir():
+            raise DataError(f"There are no training data at {name}. --data takes a folder, or fashion-mnist.")
+        return Data(name, *folders.load(Path(name), preprocessing, seed), preprocessing)
+    # Whole pictures are stretched to the size wanted, in training and when measuring.
+    whole = replace(preprocessing, interpolation="bilinear", crop_pct=1.0)
+    try:
+        return Data(name, *fashion_mnist.load(fashion_mnist.DEBIAN_FOLDER, whole, seed), whole)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"Fashion-MNIST is not installed: there is no {error.filename}. Type: apt-get install dataset-fashion-mnist"
+        ) from error
 
 
-def resize(images: Tensor, size: int) -> Tensor:
-    """(N, 3, H, W) → (N, 3, size, size), bilinear, pixel centres aligned as Pillow aligns them."""
-    return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
+def whole(batch: Any) -> Any:
+    """Collate nothing: the data set gave a batch."""
+    return batch
+
+
+def loader(data: Batches, batches: BatchSampler | Sequence[Sequence[Pick]], processes: int = 0) -> DataLoader[Any]:
+    """Reads the batches in order, in ``processes`` of their own or, with 0, in this one."""
+    return DataLoader(data, batch_sampler=batches, num_workers=processes, collate_fn=whole)  # type: ignore[arg-type]
+
+
+def in_order(indices: range, size: int, batch: int) -> Iterator[list[Pick]]:
+    """Batches of the samples as they stand, all at one size, for measuring."""
+    for start in range(0, len(indices), batch):
+        yield [Pick(i, (size, size), 0) for i in indices[start : start + batch]]
+
+
+class AtSize(Dataset[tuple[Tensor, Any]]):
+    """Any data set of (3, H, W) pictures and labels, each stretched to the size that a :class:`Pick` asks for."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, pick: int) -> tuple[Tensor, Any]:
+        picture, label = self.data[int(pick)]
+        if not isinstance(pick, Pick):
+            return picture, label
+        return F.interpolate(picture[None], size=pick.size, mode="bilinear", antialias=True)[0], torch.as_tensor(label)

@@ -1,93 +1,157 @@
-"""Supervised training of a classifier on images held in memory."""
+"""Supervised training of a classifier: AdamW, cosine rate, label smoothing, moving average, exact resumption."""
 
 from __future__ import annotations
 
-import copy
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
 
-from lvexport.training.data import Images, dye, jitter, resize
+from lvexport.training.averaging import average
+from lvexport.training.data import Data, loader
+from lvexport.training.evaluation import accuracy
+from lvexport.training.sampler import MultiScaleBatchSampler
+from lvexport.training.schedule import Schedule, learning_rate
+from lvexport.training.snapshot import Point, Position, Snapshot
+from lvexport.training.workers import Worker
+
+CURVE_SAMPLES = 2000  # pictures, at most, that accuracy is measured on after an epoch; in the end it is all of them
+SAVE_SECONDS = 60.0
+SMOOTHED = 20  # steps that a point of the loss curve is the mean of
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """What a run is determined by, together with the network and the data."""
+class Step:
+    """What is told after each step."""
 
-    epochs: int = 12
-    imgsz: int = 64  # pixels a side that the images are resized to
-    batch: int = 128
-    peak_lr: float = 2e-3
-    weight_decay: float = 0.01  # as MobileViT's authors set it (paper, section 4.1)
-    warmup: float = 0.05  # share of the steps over which the rate rises from 0
-    label_smoothing: float = 0.1  # paper, section 4.1
-    ema_decay: float = 0.998
-    seed: int = 0
+    epoch: int  # from 1
+    samples: int  # seen in all
+    of: int  # to be seen in all
+    loss: float
 
 
-def learning_rate(schedule: Schedule, progress: float) -> float:
-    """Linear warm-up, then half a cosine down to 0. ``progress`` runs from 0 to 1 over the training."""
-    if progress < schedule.warmup:
-        return schedule.peak_lr * progress / schedule.warmup
-    phase = (progress - schedule.warmup) / (1 - schedule.warmup)
-    return schedule.peak_lr * 0.5 * (1 + math.cos(math.pi * phase))
+@dataclass(frozen=True)
+class Hooks:
+    """What the surroundings do meanwhile: show a step, keep a snapshot."""
+
+    report: Callable[[Step], None] = lambda step: None
+    save: Callable[[Snapshot], None] = lambda snapshot: None
+    save_seconds: float = SAVE_SECONDS
 
 
-def batches(images: Images, schedule: Schedule, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of augmented (N, 3, imgsz, imgsz) images and their labels."""
-    pixels, labels = torch.from_numpy(images.pixels.copy()), torch.from_numpy(images.labels)
-    for chosen in torch.split(torch.randperm(len(labels), generator=generator), schedule.batch):
-        grey = jitter(pixels[chosen].float() / 255, generator)
-        yield resize(dye(grey, generator), schedule.imgsz), labels[chosen]
+class Trainer:
+    """One training. All that changes in it is in ``position``, ``model``, ``average``, ``optimizer`` and ``scaler``."""
+
+    def __init__(
+        self, model: nn.Module, data: Data, schedule: Schedule, request: dict[str, Any], worker: Worker, processes: int
+    ) -> None:
+        self.data, self.schedule, self.request, self.worker, self.processes = data, schedule, request, worker, processes
+        self.model = model.train().requires_grad_(True).to(worker.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = average(self.model, schedule.ema_decay)
+        self.optimizer = torch.optim.AdamW(decayed(self.model, schedule.weight_decay), lr=0.0, fused=True)
+        self.mixed = worker.device.type == "cuda"
+        self.scaler = torch.amp.GradScaler(worker.device.type, enabled=self.mixed)
+        self.sampler = MultiScaleBatchSampler(
+            len(data.train),
+            schedule.sizes,
+            schedule.batch,
+            seed=schedule.seed,
+            rank=worker.rank,
+            workers=worker.workers,
+        )
+        self.position = Position()
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go to where a snapshot was taken."""
+        self.position = snapshot.position
+        self.model.load_state_dict(snapshot.model)
+        self.average.load_state_dict(snapshot.average)
+        self.optimizer.load_state_dict(snapshot.optimizer)
+        self.scaler.load_state_dict(snapshot.scaler)
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(
+            self.request,
+            self.position,
+            self.model.state_dict(),
+            self.average.state_dict(),
+            self.optimizer.state_dict(),
+            self.scaler.state_dict(),
+        )
+
+    def run(self, hooks: Hooks) -> AveragedModel:
+        """Train to the end and return the average of the weights, in evaluation mode."""
+        before, start = self.position.seconds, time.monotonic()
+        saved, parallel = start, self.worker.wrap(self.model)
+        losses: list[Tensor] = []
+        while self.position.epoch < self.schedule.epochs:
+            self.sampler.set_epoch(self.position.epoch, self.position.iteration)
+            for x, y in loader(self.data.train, self.sampler, self.processes):
+                losses.append(self.step(parallel, x, y))
+                if len(losses) == SMOOTHED or self.position.iteration == len(self.sampler.iterations):
+                    self.mark(losses, hooks)
+                self.position.seconds = before + time.monotonic() - start
+                if not losses and time.monotonic() - saved > hooks.save_seconds:
+                    hooks.save(self.snapshot())
+                    saved = time.monotonic()
+            self.end_epoch()
+            self.position.seconds = before + time.monotonic() - start
+            hooks.save(self.snapshot())
+            saved = time.monotonic()
+        return self.average
+
+    def step(self, parallel: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """One batch forward and back, the weights moved; its mean loss."""
+        position, schedule, device = self.position, self.schedule, self.worker.device
+        # Dropout draws from here, and a run that resumes draws the same.
+        torch.manual_seed(step_seed(schedule.seed, position.epoch, position.iteration, self.worker.rank))
+        rate = learning_rate(schedule, position.samples / (schedule.epochs * len(self.data.train)))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        if len(x) == 1:  # batch normalisation needs two values a channel, and a small map may have one a picture
+            x, y = x.repeat(2, 1, 1, 1), y.repeat(2)
+        x, y = x.to(device, memory_format=torch.channels_last), y.to(device)
+        with torch.autocast(device.type, dtype=torch.float16, enabled=self.mixed):
+            loss = F.cross_entropy(parallel(x), y, label_smoothing=schedule.label_smoothing)
+        self.optimizer.zero_grad(set_to_none=True)
+        share = self.sampler.share(position.iteration)
+        self.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.average.update_parameters(self.model)
+        position.samples += sum(self.sampler.iterations[position.iteration].counts)
+        position.iteration += 1
+        return loss.detach()
+
+    def mark(self, losses: list[Tensor], hooks: Hooks) -> None:
+        """Put the mean of the losses onto the curve, and report it."""
+        position = self.position
+        loss = float(torch.stack(losses).mean())
+        losses.clear()
+        position.curve.append(Point(position.samples, loss))
+        hooks.report(Step(position.epoch + 1, position.samples, self.schedule.epochs * len(self.data.train), loss))
+
+    def end_epoch(self) -> None:
+        """Measure the average and go to the next epoch."""
+        found = accuracy(self.average, self.data.val, self.schedule.imgsz, self.worker, CURVE_SAMPLES, self.processes)
+        self.position.curve[-1].accuracy = found
+        self.position.epoch, self.position.iteration = self.position.epoch + 1, 0
 
 
-def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """Move the exponential moving average one step towards the model; whole numbers are copied."""
-    current = model.state_dict()
-    for name, value in average.state_dict().items():
-        if value.is_floating_point():
-            value.lerp_(current[name], 1 - decay)
-        else:
-            value.copy_(current[name])
+def decayed(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters in two groups. Matrices and filters are decayed; biases, norms and scales are not."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
 
 
-def train(model: nn.Module, images: Images, schedule: Schedule, report: Callable[[str], None]) -> nn.Module:
-    """Train ``model`` in place; return the moving average of its weights, in evaluation mode."""
-    generator = torch.Generator().manual_seed(schedule.seed)
-    model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = copy.deepcopy(model).requires_grad_(False)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=schedule.weight_decay)
-    steps = schedule.epochs * math.ceil(len(images.labels) / schedule.batch)
-    step, start = 0, time.monotonic()
-    for epoch in range(1, schedule.epochs + 1):
-        for x, y in batches(images, schedule, generator):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(schedule, step / steps)
-            logits = model(x.contiguous(memory_format=torch.channels_last))
-            loss = F.cross_entropy(logits, y, label_smoothing=schedule.label_smoothing)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            update_average(average, model, min(schedule.ema_decay, (1 + step) / (10 + step)))
-            step += 1
-            if step % 100 == 0:
-                report(f"epoch {epoch}  step {step}/{steps}  loss {loss.item():.3f}  {time.monotonic() - start:.0f} s")
-    return average.eval()
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, images: Images, schedule: Schedule) -> float:
-    """Share of all images classified right, dyed by the schedule's seed and without other augmentation."""
-    generator = torch.Generator().manual_seed(schedule.seed)
-    right = 0
-    for start in range(0, len(images.labels), schedule.batch):
-        chosen = slice(start, start + schedule.batch)
-        grey = torch.from_numpy(images.pixels[chosen].copy()).float() / 255
-        predicted = model(resize(dye(grey, generator), schedule.imgsz)).argmax(1)
-        right += int((predicted == torch.from_numpy(images.labels[chosen])).sum())
-    return right / len(images.labels)
+def step_seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint32)[0])

@@ -1,107 +1,229 @@
-"""Training that runs for seconds: it learns, repeats itself for a seed, and writes what the demo needs."""
+"""Training that runs for seconds: it learns, repeats itself for a seed, and goes on after a kill as if nothing was."""
 
 from __future__ import annotations
 
-import gzip
 import json
-import struct
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import nn
 
-from lvexport.models import mobilevit
-from lvexport.training import data, demo, sample
-from lvexport.training.loop import Schedule, accuracy, learning_rate, train
+import lvexport
+from lvexport.models.preprocessing import Preprocessing
+from lvexport.models.registry import ENTRIES
+from lvexport.training.data import Data, open_data
+from lvexport.training.errors import TrainingError
+from lvexport.training.evaluation import accuracy
+from lvexport.training.loop import Hooks, Trainer, decayed
+from lvexport.training.run import Request, train
+from lvexport.training.schedule import Schedule, learning_rate
+from lvexport.training.snapshot import Snapshot
+from lvexport.training.workers import ALONE
 
-SHORT = Schedule(epochs=1, imgsz=32, batch=16)
+SHORT = Schedule(epochs=2, imgsz=32, sizes=(32, 64), batch=4, ema_decay=0.9)
+ENTRY = ENTRIES["mobilevit_xxs"]
 
 
-def bars(count: int, seed: int = 0) -> data.Images:
-    """Pictures of upright and level bars: two classes that a network tells apart at once."""
-    random = np.random.default_rng(seed)
-    pixels, labels = np.zeros((count, 28, 28), np.uint8), random.integers(0, 2, count)
-    for picture, label, at in zip(pixels, labels, random.integers(4, 20, count), strict=True):
-        strip = slice(at, at + 5)
-        picture[(slice(None), strip) if label else strip] = 255
-    return data.Images(pixels, labels)
-
-
-def write_idx(path: Path, values: np.ndarray) -> None:
-    header = b"\x00\x00\x08" + bytes([values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape)
-    path.write_bytes(gzip.compress(header + values.astype(np.uint8).tobytes()))
+def small() -> nn.Module:
+    """A network that trains in a moment, with everything in it that makes resuming hard: dropout and batch statistics."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Dropout(0.1),
+        nn.AdaptiveAvgPool2d(4),
+        nn.Flatten(),
+        nn.Linear(128, 2),
+    )
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A data set in the files that the real one has."""
-    for split, count, seed in (("train", 64, 0), ("t10k", 48, 1)):
-        images = bars(count, seed)
-        noise = np.random.default_rng(seed).integers(0, 50, images.pixels.shape, np.uint8)
-        write_idx(tmp_path / f"{split}-images-idx3-ubyte.gz", np.maximum(images.pixels, noise))
-        write_idx(tmp_path / f"{split}-labels-idx1-ubyte.gz", images.labels)
-    return tmp_path
+def data(pictures: Path) -> Data:
+    return open_data(str(pictures), Preprocessing(), seed=0)
 
 
-def test_idx_files_are_read(folder: Path) -> None:
-    images = data.fashion_mnist("train", folder)
-    assert images.pixels.shape == (64, 28, 28)
-    assert np.array_equal(images.labels, bars(64).labels)
+def trainer(data: Data, schedule: Schedule = SHORT) -> Trainer:
+    return Trainer(small(), data, schedule, {"model": "small"}, ALONE, processes=0)
 
 
-def test_dye_keeps_shape_and_range_and_tells_channels_apart() -> None:
-    dyed = data.dye(torch.ones(50, 4, 4), torch.Generator().manual_seed(0))
-    assert dyed.shape == (50, 3, 4, 4)
-    assert data.DYE[0] <= dyed.min() < dyed.max() <= data.DYE[1]
-    assert (dyed[:, 0] != dyed[:, 1]).all()
-
-
-def test_jitter_moves_but_keeps_what_is_in_the_middle() -> None:
-    grey = torch.zeros(20, 28, 28)
-    grey[:, 10:18, 10:18] = 1
-    moved = data.jitter(grey, torch.Generator().manual_seed(0))
-    assert moved.shape == grey.shape
-    assert moved.sum() == grey.sum()
-    assert (moved != grey).any()
+def states_equal(first: nn.Module, second: nn.Module) -> bool:
+    a, b = first.state_dict(), second.state_dict()
+    return all(torch.equal(a[key], b[key]) for key in a)
 
 
 def test_learning_rate_rises_then_falls_to_nothing() -> None:
     rates = [learning_rate(SHORT, step / 100) for step in range(101)]
     assert rates[0] == 0
-    assert max(rates) == pytest.approx(SHORT.peak_lr)
+    assert max(rates) == pytest.approx(SHORT.lr)
     assert rates.index(max(rates)) == 5
     assert rates[-1] == pytest.approx(0, abs=1e-9)
 
 
-def test_a_short_training_learns_and_repeats_itself() -> None:
-    def run() -> torch.nn.Module:
-        torch.manual_seed(0)
-        schedule = Schedule(epochs=8, imgsz=32, batch=16, peak_lr=4e-3, ema_decay=0.9)
-        return train(mobilevit.build("mobilevit_xxs", 2), bars(256), schedule, lambda line: None)
-
-    first, second = run(), run()
-    assert accuracy(first, bars(64, seed=5), SHORT) > 0.9
-    states = first.state_dict(), second.state_dict()
-    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+def test_a_short_training_learns_and_repeats_itself(data: Data) -> None:
+    schedule = replace(SHORT, epochs=12, lr=1e-2)
+    first, second = (trainer(data, schedule).run(Hooks()) for _ in range(2))
+    assert accuracy(first, data.val, 32) > 0.9
+    assert states_equal(first, second)
 
 
-def test_demo_command_writes_weights_and_card(folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "made" / "w.safetensors"
-    demo.main([str(out), "--data", str(folder), "--epochs", "1"])
-    card = json.loads(out.with_suffix(".json").read_text())
-    assert card["test_images"] == 48
-    assert card["schedule"]["epochs"] == 1
-    with safe_open(out, framework="pt") as file:
+def test_a_run_resumed_anywhere_ends_with_the_same_numbers(data: Data, tmp_path: Path) -> None:
+    from lvexport.training import snapshot
+
+    taken: list[Path] = []
+
+    def keep(state: Snapshot) -> None:
+        taken.append(tmp_path / f"{len(taken)}.pt")
+        snapshot.save(state, taken[-1])
+
+    whole = trainer(data)
+    whole.run(Hooks(save=keep, save_seconds=0))
+    assert len(taken) >= 2
+    for path in taken:
+        resumed = trainer(data)
+        found = snapshot.load(path, {"model": "small"})
+        assert found is not None
+        resumed.restore(found)
+        assert resumed.position.samples > 0
+        resumed.run(Hooks())
+        assert states_equal(whole.average, resumed.average)
+        assert [p.loss for p in whole.position.curve] == [p.loss for p in resumed.position.curve]
+
+
+def test_decay_spares_biases_and_norms() -> None:
+    matrices, rest = decayed(small(), 0.1)
+    assert {p.ndim for p in matrices["params"]} == {2, 4}
+    assert {p.ndim for p in rest["params"]} == {1}
+    assert rest["weight_decay"] == 0
+
+
+def test_mixed_precision_trains(data: Data) -> None:
+    made = trainer(data, replace(SHORT, epochs=12, lr=1e-2))
+    made.mixed = True  # half precision runs on this processor too, if slowly
+    assert accuracy(made.run(Hooks()), data.val, 32) > 0.9
+
+
+def test_a_training_leaves_what_the_exporter_takes(pictures: Path, tmp_path: Path) -> None:
+    request = Request(ENTRY, str(pictures), SHORT, tmp_path / "out", half=True)
+    outcome = train(request)
+    assert outcome is not None
+    names = {"mobilevit_xxs.safetensors", "mobilevit_xxs.json", "mobilevit_xxs.md", "mobilevit_xxs.svg"}
+    assert {path.name for path in request.output.iterdir()} == names
+    with safe_open(outcome.weights, framework="pt") as file:
+        assert json.loads(file.metadata()["classes"]) == ["level", "upright"]
         assert file.get_tensor("classifier.weight").dtype == torch.float16
+    model = lvexport.build("mobilevit_xxs", weights=outcome.weights, num_classes=2, imgsz=32)
+    found = open_data(str(pictures), ENTRY.preprocessing, 0)
+    assert accuracy(model, found.val, 32) == outcome.card["test_accuracy"]
+    assert f"{outcome.card['test_accuracy']:.2%}" in (request.output / "mobilevit_xxs.md").read_text()
+    before = outcome.weights.stat().st_mtime_ns
+    again = train(request)
+    assert again is not None
+    assert again.kept
+    assert outcome.weights.stat().st_mtime_ns == before
 
 
-def test_sample_command_draws_each_picture_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sample, "TEST", 30)
-    monkeypatch.setattr(sample, "CALIBRATION", 20)
-    sample.main([str(tmp_path / "s.safetensors"), "--data", str(folder)])
-    with safe_open(tmp_path / "s.safetensors", framework="numpy") as file:
-        assert file.get_tensor("test.pixels").shape == (30, 28, 28)
-        assert file.get_tensor("calibration.dye").shape == (20, 3)
-        assert len(np.unique(file.get_tensor("test.pixels").reshape(30, -1), axis=0)) == 30
+def test_another_request_does_not_write_over_a_training(pictures: Path, tmp_path: Path) -> None:
+    request = Request(ENTRY, str(pictures), replace(SHORT, epochs=1), tmp_path)
+    train(request)
+    with pytest.raises(TrainingError, match="--force"):
+        train(replace(request, schedule=SHORT))
+    outcome = train(replace(request, schedule=SHORT, force=True))
+    assert outcome is not None
+    assert outcome.card["schedule"]["epochs"] == 2
+
+
+def command(pictures: Path, output: Path, *more: str) -> list[str]:
+    typed = ["train", "mobilevit_xxs", "--data", str(pictures), "--imgsz", "32", "--sizes", "32,64", "--batch", "4"]
+    return [sys.executable, "-m", "lvexport", *typed, "--epochs", "3", "--output", str(output), *more]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(pictures: Path, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(pictures, whole), check=True, env=environment(), capture_output=True)
+    line = command(pictures, killed, "--save-every", "0.001")
+    process = subprocess.Popen(line, env=environment(), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (killed / "training.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (killed / "mobilevit_xxs.safetensors").exists()
+    done = subprocess.run(line, check=True, env=environment(), capture_output=True, text=True)
+    assert "going on after" in done.stderr
+    first, second = (load_file(folder / "mobilevit_xxs.safetensors") for folder in (whole, killed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_two_workers_train_one_network(pictures: Path, tmp_path: Path) -> None:
+    line = command(pictures, tmp_path / "two", "--json")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*torchrun, *line[1:]], env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    card = json.loads(done.stdout)
+    assert card["machine"].split(", ")[1].startswith("2 workers")
+    assert (tmp_path / "two" / "mobilevit_xxs.safetensors").exists()
+
+
+GRADIENTS = """
+import sys, torch
+from torch import nn
+from lvexport.models.preprocessing import Preprocessing
+from lvexport.training.data import open_data
+from lvexport.training.loop import Trainer
+from lvexport.training.sampler import Pick
+from lvexport.training.schedule import Schedule
+from lvexport.training.workers import join
+
+with join() as worker:
+    data = open_data(sys.argv[1], Preprocessing(), seed=0)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 2))
+    schedule = Schedule(epochs=1, imgsz=32, sizes=(32, 64), batch=3)
+    trainer = Trainer(model, data, schedule, {}, worker, 0)
+    parallel = worker.wrap(trainer.model)
+    trainer.sampler.set_epoch(0)
+    for number, picks in enumerate(trainer.sampler):
+        x, y = data.train.__getitems__(picks)
+        loss = nn.functional.cross_entropy(parallel(x), y, reduction="mean") * trainer.sampler.share(number)
+        loss.backward()
+    if worker.leads:
+        plan = trainer.sampler
+        alone = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 2))
+        alone.load_state_dict(model.state_dict())
+        for iteration in plan.iterations:
+            total = sum(iteration.counts)
+            start = iteration.start
+            for size, count in zip(iteration.sizes, iteration.counts):
+                picks = [Pick(int(i), size, 0) for i in plan.order[start : start + count]]
+                x, y = data.train.__getitems__(picks)
+                (nn.functional.cross_entropy(alone(x), y, reduction="sum") / total).backward()
+                start += count
+        for p, q in zip(model.parameters(), alone.parameters()):
+            assert torch.allclose(p.grad, q.grad, atol=1e-5), (p.grad - q.grad).abs().max()
+        print("alike")
+"""
+
+
+def test_workers_with_batches_of_different_size_weigh_every_sample_alike(pictures: Path, tmp_path: Path) -> None:
+    script = tmp_path / "gradients.py"
+    script.write_text(GRADIENTS)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*torchrun, str(script), str(pictures)], env=environment(), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "alike" in done.stdout

@@ -1,0 +1,36 @@
+"""What the words of ``lvexport train`` mean, checked before torch is loaded."""
+
+from __future__ import annotations
+
+from lvexport.errors import UnknownName, UsageError
+from lvexport.models.registry import ENTRIES, Entry, families
+
+SMALL_PICTURES = {"fashion-mnist": 64}  # data sets whose pictures are smaller than the networks' own sizes
+
+
+def choose(model: str, data: str, sizes: str, imgsz: int | None) -> tuple[Entry, tuple[int, ...], int]:
+    """The network, the sizes to train at, and the size to measure at. Raises UsageError."""
+    name = families().get(model, model)
+    if name not in ENTRIES:
+        raise UnknownName("model to train", model, [*ENTRIES, *families()])
+    entry = ENTRIES[name]
+    side = imgsz if imgsz is not None else SMALL_PICTURES.get(data, entry.imgsz)
+    chosen = parse_sizes(sizes) or (side,)
+    for size in (side, *chosen):
+        entry.check_size(size)
+    return entry, chosen, side
+
+
+def parse_sizes(text: str) -> tuple[int, ...]:
+    """``"32,64"`` → (32, 64), in order and each once."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not all(word.isdecimal() for word in words):
+        raise UsageError(f"--sizes takes pixels a side with commas, such as 160,192,256, not {text!r}.")
+    return tuple(sorted({int(word) for word in words}))
+
+
+def check_shares(**shares: float) -> None:
+    """Raise UsageError for an option that is a share of one and is not from 0 to below 1."""
+    for name, value in shares.items():
+        if not 0 <= value < 1:
+            raise UsageError(f"--{name.replace('_', '-')} is a share, from 0 to below 1, not {value}.")
