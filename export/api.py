@@ -94,6 +94,7 @@ def in_memory(model: nn.Module, imgsz: int | None, name: str | None) -> Source:
             source.num_classes,
             labels,
             preprocessing,
+            layout=source.layout,
         )
     title = name or type(model).__name__.lower()
     return Source("memory", title, title, DEFAULT_IMGSZ if imgsz is None else imgsz, Weights("own", None), None)

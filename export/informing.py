@@ -9,7 +9,7 @@ from typing import Any
 
 from lvexport import files
 from lvexport.errors import UsageError
-from lvexport.jobs import COST, DESCRIPTION, CostJob, DescribeJob, Limits
+from lvexport.jobs import COUNTED, DESCRIPTION, CostJob, DescribeJob, Limits
 from lvexport.models.registry import ENTRIES, demo, families
 from lvexport.processes import Workshop
 from lvexport.source import Source, resolve
@@ -29,16 +29,19 @@ class Info:
 
 def about_model(spec: str, weights: str, num_classes: int | None, imgsz: int | None) -> Info:
     """Build the model and count."""
-    source = resolve(spec, weights_for_counting(spec, weights), num_classes, imgsz)
-    cost = COST.validate_python(_ask(CostJob(source)))
+    counted = COUNTED.validate_python(
+        _ask(CostJob(resolve(spec, weights_for_counting(spec, weights), num_classes, imgsz)))
+    )
+    source, cost = counted.source, counted.cost
     p = source.preprocessing
     size = f"{source.imgsz} × {source.imgsz}" if source.imgsz else "as in the program"
     rows = (
         ("source", origin(source)),
         ("weights", f"{source.weights.kind} {source.weights.path.name if source.weights.path else ''}".strip()),
-        ("weights SHA-256", source.weights_digest or "not known before it is built"),
+        ("layout", source.layout or "its own"),
+        ("weights SHA-256", source.weights_digest or "not known before it is captured"),
         ("parameters", f"{cost.parameters:,}"),
-        ("input", f"RGB, {size}; mean {p.mean}, std {p.std}, {p.interpolation}, crop {p.crop_pct}"),
+        ("input", f"{p.channels}, {size}; mean {p.mean}, std {p.std}, {p.interpolation}, crop {p.crop_pct}"),
         ("classes", f"{source.num_classes or 'its own'}" + (f": {', '.join(source.labels)}" if source.labels else "")),
         ("MACs", f"{cost.macs / 1e6:,.1f} M"),
         ("memory traffic", f"{cost.traffic_bytes / 1e6:,.1f} MB (fp32, nothing fused)"),
@@ -47,7 +50,7 @@ def about_model(spec: str, weights: str, num_classes: int | None, imgsz: int | N
     document = {
         "name": source.name,
         "source": origin(source),
-        "weights": {"kind": source.weights.kind, "sha256": source.weights_digest},
+        "weights": {"kind": source.weights.kind, "sha256": source.weights_digest, "layout": source.layout},
         "imgsz": source.imgsz,
         "num_classes": source.num_classes,
         "labels": source.labels,

@@ -25,6 +25,7 @@ class Source:
     """Everything needed to build the original model in another process.
 
     ``digest`` tells two sources apart; it is None where only building the model can tell (a user's own code).
+    ``layout``: whose spelling the checkpoint has, known once it has been read.
     """
 
     kind: Kind
@@ -37,6 +38,7 @@ class Source:
     labels: tuple[str, ...] = ()
     preprocessing: Preprocessing = Preprocessing()
     digest: str | None = None
+    layout: str | None = None
 
     @property
     def bundle_name(self) -> str:
@@ -46,7 +48,8 @@ class Source:
     def provenance(self) -> Provenance:
         """The same, as the models' room says it. For registry networks only."""
         assert self.num_classes is not None
-        return Provenance(self.name, self.weights, self.num_classes, self.imgsz, self.labels, self.preprocessing)
+        p = self.preprocessing
+        return Provenance(self.name, self.weights, self.num_classes, self.imgsz, self.labels, p, self.layout)
 
 
 def from_provenance(provenance: Provenance, spec: str) -> Source:
@@ -65,6 +68,7 @@ def from_provenance(provenance: Provenance, spec: str) -> Source:
         p.labels,
         p.preprocessing,
         hashlib.sha256(identity.encode()).hexdigest(),
+        p.layout,
     )
 
 

@@ -185,9 +185,9 @@ def against_model(subject: Subject, request: Request, shop: Workshop, report: Re
     report("original", "running")
     capture = CAPTURE.validate_python(shop.do(CaptureJob(source, shop.folder / "program.pt2")))
     count = request.samples or sample.size_of(imgsz or 1)
-    sampled = prepare(source, capture.inputs, min(count, sample.LARGEST), shop.folder / "inputs.safetensors")
+    sampled = prepare(capture.source, capture.inputs, min(count, sample.LARGEST), shop.folder / "inputs.safetensors")
     out = shop.folder / "reference.safetensors"
-    shop.do(ReferenceJob(source, sampled.inputs, out, capture.state_digest))
+    shop.do(ReferenceJob(capture.source, sampled.inputs, out, capture.state_digest))
     report("original", "done")
     manifest = subject.manifest or describe_original(Plan(source, (), subject.folder), capture)
     origin = f"{sampled.origin}, against {request.against}"

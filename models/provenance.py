@@ -32,7 +32,10 @@ class Weights:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a built network is, for the pipeline that exports it. Kept on the module as ``provenance``."""
+    """What a built network is, for the pipeline that exports it. Kept on the module as ``provenance``.
+
+    ``layout``: the spelling of the checkpoint, one of :mod:`lvexport.models.layouts`; None until it has been read.
+    """
 
     name: str
     weights: Weights
@@ -40,6 +43,7 @@ class Provenance:
     imgsz: int
     labels: tuple[str, ...]
     preprocessing: Preprocessing
+    layout: str | None = None
 
 
 def choose_weights(name: str, weights: str | Path) -> Weights:
