@@ -87,8 +87,16 @@ def picture_interface(captured: Captured) -> dict[str, Any]:
         color_layout=ct.colorlayout[norm.channels],
     )
     classes = captured.outputs[0].shape[-1]
-    labels = list(captured.labels) or [str(i) for i in range(classes)]
+    labels = distinct(captured.labels) or [str(i) for i in range(classes)]
     return {"inputs": [picture], "classifier_config": ct.ClassifierConfig(labels)}
+
+
+def distinct(labels: tuple[str, ...]) -> list[str]:
+    """The labels, each that is there already followed by its number: Core ML answers with a dictionary of them.
+
+    ImageNet has two such pairs, the bird and the machine called crane among them.
+    """
+    return [f"{label} ({i})" if label in labels[:i] else label for i, label in enumerate(labels)]
 
 
 def with_picture_input(program: ExportedProgram, captured: Captured) -> ExportedProgram:

@@ -22,6 +22,7 @@ from lvexport.jobs import Capture, Counted, Inputs, RunResult
 from lvexport.models import weights as checkpoints
 from lvexport.models.build import assemble
 from lvexport.models.provenance import Provenance
+from lvexport.overrides import check_labels
 from lvexport.source import Source
 
 SEED = 0
@@ -135,6 +136,8 @@ def capture(built: Built, out: Path) -> Capture:
         torch.export.save(program, out)
         results = model(*inputs)
     results = (results,) if isinstance(results, Tensor) else tuple(results)
+    if results[0].ndim:
+        check_labels(built.source.labels, results[0].shape[-1], built.source.name)
     single = len(inputs) == 1 and inputs[0].ndim == 4
     signature = program.graph_signature
     names = ("image",) if single else tuple(map(str, signature.user_inputs))

@@ -14,6 +14,8 @@ import lvexport
 
 if TYPE_CHECKING:
     from lvexport.bundle import Bundle
+    from lvexport.overrides import Overrides
+    from lvexport.source import Source
 
 CORES = os.cpu_count() or 1
 
@@ -73,6 +75,37 @@ class Selection:
     "Pixels a side of the input; by default what the weights were trained at."
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Pictures:
+    """How pictures are prepared for a model, in place of what is known of it."""
+
+    mean: Annotated[str | None, Parameter(group=_MODEL)] = None
+    "R,G,B of full scale, taken from the pixels, in place of the model's own."
+    std: Annotated[str | None, Parameter(group=_MODEL)] = None
+    "R,G,B of full scale, by which the pixels are then divided, in place of the model's own."
+    crop_pct: Annotated[float | None, Parameter(group=_MODEL)] = None
+    "Share of the resized picture's side that is kept, in place of the model's own."
+    interpolation: Annotated[str | None, Parameter(group=_MODEL)] = None
+    "bilinear or bicubic, in place of the model's own."
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Labelling:
+    """What the classes are called."""
+
+    labels: Annotated[str | None, Parameter(group=_MODEL)] = None
+    "FILE with a label for each class, one a line or as a JSON list, in the order of the outputs."
+
+
+def said(pictures: Pictures, labelling: Labelling = Labelling()) -> Overrides:
+    """What was typed of a model, checked."""
+    from lvexport.overrides import read
+
+    return read(**asdict(pictures), **asdict(labelling))
+
+
 @app.command
 def export(
     model: str,
@@ -82,6 +115,8 @@ def export(
     min_ios: Annotated[str | None, Parameter(group=_WHAT, name="--min-ios")] = None,
     io: Annotated[str | None, Parameter(group=_WHAT)] = None,
     selection: Selection = Selection(),
+    pictures: Pictures = Pictures(),
+    labelling: Labelling = Labelling(),
     output: Annotated[Path, Parameter(group=_HOW)] = Path("dist"),
     samples: Annotated[int | None, Parameter(group=_HOW)] = None,
     force: Annotated[bool, Parameter(group=_HOW, negative=())] = False,
@@ -134,10 +169,12 @@ def export(
     typed = {name: value for name, value in (("min_ios", min_ios), ("io", io)) if value is not None}
     known_word(model)
     chosen = cells(split(to), split(quantize), typed)
-    source = resolve(model, selection.weights, selection.num_classes, selection.imgsz)
+    overrides = said(pictures, labelling)
+    source = resolve(model, selection.weights, selection.num_classes, selection.imgsz, overrides)
     limits = Limits(timeout, int((memory or 0) * 2**30), max(1, CORES // workers))
     plan = Plan(source, chosen, output, samples, force, workers, limits)
     note_choices(model, source, printing)
+    note_classes(source, selection, printing)
     with progress(printing.quiet or printing.json) as report:
         made = pipeline.export(plan, report)
     return finish(made, printing, lambda: export_result(made))
@@ -168,7 +205,7 @@ def positive(**numbers: float | None) -> None:
             raise UsageError(f"--{name} has to be more than 0, not {value}.")
 
 
-def note_choices(typed: str, source: Any, printing: Printing) -> None:
+def note_choices(typed: str, source: Source, printing: Printing) -> None:
     """Say on standard error what was chosen on the user's behalf."""
     from lvexport.render import warn
 
@@ -184,6 +221,21 @@ def note_choices(typed: str, source: Any, printing: Printing) -> None:
         )
     if source.weights.kind == "random":
         warn("RANDOM WEIGHTS: the artifacts compute what the original computes, and that is noise.", loud=True)
+
+
+def note_classes(source: Source, selection: Selection, printing: Printing) -> None:
+    """Say on standard error where a registry network is not the published one, and who says so."""
+    from lvexport.models.registry import ENTRIES
+    from lvexport.render import warn
+
+    if printing.quiet or source.kind != "registry" or source.weights.kind == "demo":
+        return
+    published = ENTRIES[source.name].num_classes
+    if source.num_classes != published:
+        teller = "its checkpoint" if selection.num_classes is None else "--num-classes"
+        warn(
+            f"{source.name} with {source.num_classes} classes, as {teller} says; published: {published:,}.", loud=False
+        )
 
 
 def finish(made: Bundle, printing: Printing, show: Any) -> int:
@@ -226,7 +278,14 @@ def list_(what: Literal["models", "targets", "recipes"] = "models", *, printing:
 
 
 @app.command
-def info(subject: str, *, selection: Selection = Selection(), printing: Printing = Printing()) -> int:
+def info(
+    subject: str,
+    *,
+    selection: Selection = Selection(),
+    pictures: Pictures = Pictures(),
+    labelling: Labelling = Labelling(),
+    printing: Printing = Printing(),
+) -> int:
     """Parameters, MACs, memory traffic, interface, operators and origin of a model or an artifact.
 
     For example:
@@ -247,7 +306,8 @@ def info(subject: str, *, selection: Selection = Selection(), printing: Printing
     if is_artifact(path):
         found = about_artifact(path)
     else:
-        found = about_model(subject, selection.weights, selection.num_classes, selection.imgsz)
+        overrides = said(pictures, labelling)
+        found = about_model(subject, selection.weights, selection.num_classes, selection.imgsz, overrides)
     if printing.json:
         print_json(found.document)
     else:
@@ -265,6 +325,7 @@ def verify(
     recipe: Annotated[str | None, Parameter(group=_HOW)] = None,
     samples: Annotated[int | None, Parameter(group=_HOW)] = None,
     timeout: Annotated[float, Parameter(group=_HOW)] = 1800.0,
+    pictures: Pictures = Pictures(),
     printing: Printing = Printing(),
 ) -> int:
     """Run a bundle's artifacts again, here, and compare with its golden vectors, or with the model itself.
@@ -296,7 +357,10 @@ def verify(
     from lvexport.render import progress, verify_result
 
     positive(samples=samples, timeout=timeout)
-    request = verification.Request(against, weights, num_classes, recipe, samples, CORES, Limits(timeout))
+    limits = Limits(timeout)
+    request = verification.Request(
+        against, weights, num_classes, recipe, samples, CORES, limits, overrides=said(pictures)
+    )
     with progress(printing.quiet or printing.json) as report:
         found = verification.verify(path, request, report)
     return finish(found, printing, lambda: verify_result(found))

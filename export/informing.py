@@ -11,6 +11,7 @@ from lvexport import files
 from lvexport.errors import UsageError
 from lvexport.jobs import COUNTED, DESCRIPTION, CostJob, DescribeJob, Limits
 from lvexport.models.registry import ENTRIES, demo, families
+from lvexport.overrides import NOTHING_SAID, Overrides
 from lvexport.processes import Workshop
 from lvexport.source import Source, resolve
 from lvexport.validation.runtimes.registry import RUNTIMES
@@ -27,11 +28,12 @@ class Info:
     document: dict[str, Any]
 
 
-def about_model(spec: str, weights: str, num_classes: int | None, imgsz: int | None) -> Info:
+def about_model(
+    spec: str, weights: str, num_classes: int | None, imgsz: int | None, overrides: Overrides = NOTHING_SAID
+) -> Info:
     """Build the model and count."""
-    counted = COUNTED.validate_python(
-        _ask(CostJob(resolve(spec, weights_for_counting(spec, weights), num_classes, imgsz)))
-    )
+    resolved = resolve(spec, weights_for_counting(spec, weights), num_classes, imgsz, overrides)
+    counted = COUNTED.validate_python(_ask(CostJob(resolved)))
     source, cost = counted.source, counted.cost
     p = source.preprocessing
     size = f"{source.imgsz} × {source.imgsz}" if source.imgsz else "as in the program"

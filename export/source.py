@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Literal
 
 from lvexport.errors import UnknownName, UsageError
-from lvexport.models.containers import check_container
+from lvexport.models.containers import Carried, carried, check_container
 from lvexport.models.errors import ModelError
 from lvexport.models.preprocessing import Preprocessing
 from lvexport.models.provenance import Provenance, Weights, choose_weights, describe
 from lvexport.models.registry import ENTRIES, families
+from lvexport.overrides import NOTHING_SAID, Overrides, check_labels
 
 DEFAULT_IMGSZ = 224  # for models of the user's own that do not say
 Kind = Literal["registry", "factory", "script", "program", "memory"]
@@ -25,7 +26,8 @@ class Source:
     """Everything needed to build the original model in another process.
 
     ``digest`` tells two sources apart; it is None where only building the model can tell (a user's own code).
-    ``layout``: whose spelling the checkpoint has, known once it has been read.
+    ``layout``: whose spelling the checkpoint has, known once it has been read. ``overrides`` are already in ``labels``
+    and ``preprocessing``; they are kept for what only building the model can tell.
     """
 
     kind: Kind
@@ -39,6 +41,7 @@ class Source:
     preprocessing: Preprocessing = Preprocessing()
     digest: str | None = None
     layout: str | None = None
+    overrides: Overrides = NOTHING_SAID
 
     @property
     def bundle_name(self) -> str:
@@ -52,9 +55,10 @@ class Source:
         return Provenance(self.name, self.weights, self.num_classes, self.imgsz, self.labels, p, self.layout)
 
 
-def from_provenance(provenance: Provenance, spec: str) -> Source:
+def from_provenance(provenance: Provenance, spec: str, overrides: Overrides = NOTHING_SAID) -> Source:
     """The source of a registry network."""
     p = provenance
+    check_labels(overrides.labels, p.num_classes, p.name)
     weights_digest = p.weights.digest()
     identity = f"{p.name} {p.num_classes} {weights_digest}"
     return Source(
@@ -65,14 +69,21 @@ def from_provenance(provenance: Provenance, spec: str) -> Source:
         p.weights,
         weights_digest,
         p.num_classes,
-        p.labels,
-        p.preprocessing,
+        overrides.labels or p.labels,
+        overrides.preprocessing(p.preprocessing),
         hashlib.sha256(identity.encode()).hexdigest(),
         p.layout,
+        overrides,
     )
 
 
-def resolve(spec: str, weights: str = "auto", num_classes: int | None = None, imgsz: int | None = None) -> Source:
+def resolve(
+    spec: str,
+    weights: str = "auto",
+    num_classes: int | None = None,
+    imgsz: int | None = None,
+    overrides: Overrides = NOTHING_SAID,
+) -> Source:
     """Find out what ``spec`` is and whether it can be had, without building it.
 
     ``spec`` is a registry name, a family alias, ``module:factory``, ``script.py[:factory]`` or a ``.pt2`` file.
@@ -80,21 +91,23 @@ def resolve(spec: str, weights: str = "auto", num_classes: int | None = None, im
     """
     name = families().get(spec, spec)
     if name in ENTRIES:
-        return from_provenance(describe(ENTRIES[name], choose_weights(name, weights), num_classes, imgsz), spec)
+        described = describe(ENTRIES[name], choose_weights(name, weights), num_classes, imgsz)
+        return from_provenance(described, spec, overrides)
     if spec.endswith(".pt2"):
-        return _program(Path(spec), weights, imgsz)
+        return _program(Path(spec), weights, imgsz, overrides)
     script, _, factory = spec.partition(":")
     if script.endswith(".py"):
         if not Path(script).is_file():
             raise UsageError(f"There is no script at {script}. Check the path.")
-        return _own("script", f"{Path(script).resolve()}:{factory or 'model'}", Path(script).stem, weights, imgsz)
+        named = f"{Path(script).resolve()}:{factory or 'model'}"
+        return _own("script", named, Path(script).stem, weights, imgsz, overrides)
     if factory:
         if not re.fullmatch(r"[\w.]+:[\w.]+", spec) or not _importable(script):
             raise UsageError(
                 f"There is no module {script!r} to take {factory!r} from. module:factory names an importable module "
                 "and a function in it that returns the model; for a file type script.py:factory."
             )
-        return _own("factory", spec, factory.rpartition(".")[2], weights, imgsz)
+        return _own("factory", spec, factory.rpartition(".")[2], weights, imgsz, overrides)
     raise UnknownName(
         "model",
         spec,
@@ -110,7 +123,7 @@ def _importable(module: str) -> bool:
         return False
 
 
-def _program(path: Path, weights: str, imgsz: int | None) -> Source:
+def _program(path: Path, weights: str, imgsz: int | None, overrides: Overrides) -> Source:
     if not path.is_file():
         raise UsageError(f"There is no program at {path}. A .pt2 file is what torch.export.save writes.")
     if weights != "auto" or imgsz is not None:
@@ -119,18 +132,44 @@ def _program(path: Path, weights: str, imgsz: int | None) -> Source:
         )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     # The size is read when the program is captured; 0 stands for "not known yet".
-    return Source("program", str(path.resolve()), path.stem, 0, Weights("own", path.resolve()), digest, digest=digest)
+    return Source(
+        "program",
+        str(path.resolve()),
+        path.stem,
+        0,
+        Weights("own", path.resolve()),
+        digest,
+        labels=overrides.labels,
+        preprocessing=overrides.preprocessing(Preprocessing()),
+        digest=digest,
+        overrides=overrides,
+    )
 
 
-def _own(kind: Kind, spec: str, name: str, weights: str, imgsz: int | None) -> Source:
-    chosen, digest = Weights("own", None), None
+def _own(kind: Kind, spec: str, name: str, weights: str, imgsz: int | None, overrides: Overrides) -> Source:
+    chosen, digest, said = Weights("own", None), None, Carried()
     if weights not in ("auto", "random"):
         if weights == "demo":
             raise UsageError("Demo weights ship for registry networks only. Leave --weights out, or give a PATH.")
         check_container(Path(weights))
         chosen = Weights("file", Path(weights).resolve())
-        digest = chosen.digest()
-    size = DEFAULT_IMGSZ if imgsz is None else imgsz
-    if size < 1:
-        raise ModelError(f"An image has at least one pixel a side; --imgsz {size} cannot be built.")
-    return Source(kind, spec, name, size, chosen, digest)
+        digest, said = chosen.digest(), carried(Path(weights))
+    size = (said.imgsz or DEFAULT_IMGSZ) if imgsz is None else imgsz
+    check_side(size)
+    return Source(
+        kind,
+        spec,
+        name,
+        size,
+        chosen,
+        digest,
+        labels=overrides.labels or said.classes,
+        preprocessing=overrides.preprocessing(said.preprocessing or Preprocessing()),
+        overrides=overrides,
+    )
+
+
+def check_side(imgsz: int) -> None:
+    """Raise ModelError for a size that no picture has."""
+    if imgsz < 1:
+        raise ModelError(f"An image has at least one pixel a side; --imgsz {imgsz} cannot be built.")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lvexport.models.containers import check_container, class_names
+from lvexport.models.containers import carried, check_container
 from lvexport.models.errors import ModelError, WeightsError
 from lvexport.models.preprocessing import Preprocessing
 from lvexport.models.registry import ENTRIES, Entry, demo
@@ -70,18 +70,41 @@ def choose_weights(name: str, weights: str | Path) -> Weights:
 
 def describe(entry: Entry, weights: Weights, num_classes: int | None = None, imgsz: int | None = None) -> Provenance:
     """Everything about the network to be built that can be told without building it."""
-    shipped = demo(entry.name) if weights.kind == "demo" else None
-    published = (len(shipped.classes), shipped.imgsz) if shipped else (entry.num_classes, entry.imgsz)
-    classes = published[0] if num_classes is None else num_classes
-    size = published[1] if imgsz is None else imgsz
+    known = trained_for(entry, weights)
+    classes = known.num_classes if num_classes is None else num_classes
+    size = known.imgsz if imgsz is None else imgsz
     entry.check_size(size)
     if classes < 1:
         raise ModelError(f"A classifier has at least one class; --num-classes {classes} cannot be built.")
-    if shipped and classes != len(shipped.classes):
+    if weights.kind == "demo" and classes != known.num_classes:
         raise WeightsError(
-            f"The demo checkpoint of {entry.name} knows {len(shipped.classes)} classes, not {classes}. Leave "
+            f"The {weights.kind} checkpoint of {entry.name} knows {known.num_classes} classes, not {classes}. Leave "
             "--num-classes out, or give a checkpoint of your own with --weights PATH."
         )
-    labels = class_names(weights.path) if weights.path else ()
-    preprocessing = Preprocessing() if shipped else entry.preprocessing
-    return Provenance(entry.name, weights, classes, size, labels if len(labels) == classes else (), preprocessing)
+    labels = known.labels if len(known.labels) == classes else ()
+    return replace(known, num_classes=classes, imgsz=size, labels=labels)
+
+
+def trained_for(entry: Entry, weights: Weights) -> Provenance:
+    """The network as these weights were trained: as published, where they do not say otherwise."""
+    published = Provenance(entry.name, weights, entry.num_classes, entry.imgsz, (), entry.preprocessing)
+    if weights.kind == "demo":
+        shipped = demo(entry.name)
+        assert shipped is not None
+        classes = shipped.classes
+        return Provenance(entry.name, weights, len(classes), shipped.imgsz, classes, Preprocessing())
+    if weights.path is None:
+        return published
+    found = carried(weights.path)
+    if found.model in ENTRIES and found.model != entry.name:
+        raise WeightsError(
+            f"{weights.path} was trained as {found.model}, not as {entry.name}. Type: lvexport {found.model} --weights "
+            f"{weights.path}"
+        )
+    return replace(
+        published,
+        num_classes=len(found.classes) or published.num_classes,
+        imgsz=found.imgsz or published.imgsz,
+        labels=found.classes,
+        preprocessing=found.preprocessing or published.preprocessing,
+    )
