@@ -23,7 +23,7 @@ $(VENV)/.linked: $(VENV)/.installed pyproject.toml $(SOURCES)
 	touch $@
 
 demo: install  ## the main job on real images: four targets, verified
-	$(BIN)/lvexport mobilevit --to coreml,tflite,executorch,onnx
+	$(BIN)/lvexport mobilevit --weights demo --to coreml,tflite,executorch,onnx
 
 test: install  ## the tests, with a sample of the slow suites
 	$(BIN)/python -m pytest -m "not slow"
@@ -51,7 +51,7 @@ schema: install  ## write the manifest's JSON schema anew
 	$(BIN)/python tools/schema.py > docs/manifest.schema.json
 
 picture: install  ## draw the README's picture anew
-	$(BIN)/lvexport mobilevit --to coreml,tflite,executorch,onnx --quantize fp32,fp16
+	$(BIN)/lvexport mobilevit --weights demo --to coreml,tflite,executorch,onnx --quantize fp32,fp16
 	$(BIN)/python tools/picture.py
 
 train-demo: install  ## train the demo checkpoint (30 to 60 minutes on 2 cores; needs dataset-fashion-mnist)

@@ -68,7 +68,7 @@ class Selection:
     """Which numbers a model has."""
 
     weights: Annotated[str, Parameter(group=_MODEL)] = "auto"
-    "auto (what ships, else an error), demo, random (seeded), or the PATH of a .safetensors, .pt or .pth file."
+    "auto (official ones from the hub, else the demo, else an error), demo, random (seeded), or a checkpoint's PATH."
     num_classes: Annotated[int | None, Parameter(group=_MODEL)] = None
     "Number of classes of the checkpoint, where it is not the published 1,000."
     imgsz: Annotated[int | None, Parameter(group=_MODEL)] = None
@@ -170,10 +170,11 @@ def export(
     known_word(model)
     chosen = cells(split(to), split(quantize), typed)
     overrides = said(pictures, labelling)
+    hear(printing)
     source = resolve(model, selection.weights, selection.num_classes, selection.imgsz, overrides)
     limits = Limits(timeout, int((memory or 0) * 2**30), max(1, CORES // workers))
     plan = Plan(source, chosen, output, samples, force, workers, limits)
-    note_choices(model, source, printing)
+    note_choices(model, source, selection, printing)
     note_classes(source, selection, printing)
     with progress(printing.quiet or printing.json) as report:
         made = pipeline.export(plan, report)
@@ -205,8 +206,17 @@ def positive(**numbers: float | None) -> None:
             raise UsageError(f"--{name} has to be more than 0, not {value}.")
 
 
-def note_choices(typed: str, source: Source, printing: Printing) -> None:
+def hear(printing: Printing) -> None:
+    """Let what takes a while before there is progress be heard on standard error."""
+    if not printing.quiet:
+        from lvexport.render import listen
+
+        listen()
+
+
+def note_choices(typed: str, source: Source, selection: Selection, printing: Printing) -> None:
     """Say on standard error what was chosen on the user's behalf."""
+    from lvexport.models.registry import ENTRIES
     from lvexport.render import warn
 
     if printing.quiet:
@@ -214,11 +224,15 @@ def note_choices(typed: str, source: Source, printing: Printing) -> None:
     if source.kind == "registry" and typed != source.name:
         warn(f"{typed} is a family; taking its smallest member, {source.name}.", loud=False)
     if source.weights.kind == "demo":
+        repo = ENTRIES[source.name].repo
+        why = f" The official ones, {repo}, could not be had." if selection.weights == "auto" and repo else ""
         warn(
             f"DEMO WEIGHTS: {source.name} with {source.num_classes} classes of clothing, trained on Fashion-MNIST. "
-            "Good for trying things out, not for use. Give your own with --weights PATH.",
+            f"Good for trying things out, not for use.{why} Give your own with --weights PATH.",
             loud=True,
         )
+    if source.weights.repo is not None:
+        warn(f"{source.name} from {source.weights.repo}, commit {source.weights.revision}.", loud=False)
     if source.weights.kind == "random":
         warn("RANDOM WEIGHTS: the artifacts compute what the original computes, and that is noise.", loud=True)
 
@@ -307,6 +321,7 @@ def info(
         found = about_artifact(path)
     else:
         overrides = said(pictures, labelling)
+        hear(printing)
         found = about_model(subject, selection.weights, selection.num_classes, selection.imgsz, overrides)
     if printing.json:
         print_json(found.document)
@@ -361,6 +376,7 @@ def verify(
     request = verification.Request(
         against, weights, num_classes, recipe, samples, CORES, limits, overrides=said(pictures)
     )
+    hear(printing)
     with progress(printing.quiet or printing.json) as report:
         found = verification.verify(path, request, report)
     return finish(found, printing, lambda: verify_result(found))

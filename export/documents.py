@@ -33,6 +33,8 @@ def describe_model(source: Source, capture: Capture) -> ModelInfo:
         sha256=source.weights_digest or capture.state_digest,
         path=source.weights.path.name if source.weights.path else None,
         layout=source.layout,
+        repo=source.weights.repo,
+        revision=source.weights.revision,
     )
     return ModelInfo(
         name=source.name,

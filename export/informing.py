@@ -10,6 +10,7 @@ from typing import Any
 from lvexport import files
 from lvexport.errors import UsageError
 from lvexport.jobs import COUNTED, DESCRIPTION, CostJob, DescribeJob, Limits
+from lvexport.models.provenance import Weights
 from lvexport.models.registry import ENTRIES, demo, families
 from lvexport.overrides import NOTHING_SAID, Overrides
 from lvexport.processes import Workshop
@@ -39,7 +40,7 @@ def about_model(
     size = f"{source.imgsz} × {source.imgsz}" if source.imgsz else "as in the program"
     rows = (
         ("source", origin(source)),
-        ("weights", f"{source.weights.kind} {source.weights.path.name if source.weights.path else ''}".strip()),
+        ("weights", taken(source.weights)),
         ("layout", source.layout or "its own"),
         ("weights SHA-256", source.weights_digest or "not known before it is captured"),
         ("parameters", f"{cost.parameters:,}"),
@@ -52,7 +53,13 @@ def about_model(
     document = {
         "name": source.name,
         "source": origin(source),
-        "weights": {"kind": source.weights.kind, "sha256": source.weights_digest, "layout": source.layout},
+        "weights": {
+            "kind": source.weights.kind,
+            "sha256": source.weights_digest,
+            "layout": source.layout,
+            "repo": source.weights.repo,
+            "revision": source.weights.revision,
+        },
         "imgsz": source.imgsz,
         "num_classes": source.num_classes,
         "labels": source.labels,
@@ -63,10 +70,19 @@ def about_model(
     return Info(source.name, rows, cost.operators, document)
 
 
+def taken(weights: Weights) -> str:
+    """The weights in a few words."""
+    if weights.repo is not None:
+        return f"{weights.kind} {weights.repo} at {weights.revision}"
+    return f"{weights.kind} {weights.path.name if weights.path else ''}".strip()
+
+
 def weights_for_counting(spec: str, weights: str) -> str:
-    """The weights asked for; where none were and none ship, random ones, since the counts do not depend on them."""
+    """The weights asked for; where none were, what ships or random ones, since the counts do not depend on them."""
     name = families().get(spec, spec)
-    return "random" if weights == "auto" and name in ENTRIES and demo(name) is None else weights
+    if weights != "auto" or name not in ENTRIES:
+        return weights
+    return "random" if demo(name) is None else "demo"
 
 
 def origin(source: Source) -> str:

@@ -6,23 +6,28 @@ import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lvexport.models import hub
 from lvexport.models.containers import carried, check_container
-from lvexport.models.errors import ModelError, WeightsError
+from lvexport.models.errors import Absent, ModelError, Unreachable, WeightsError
 from lvexport.models.preprocessing import Preprocessing
 from lvexport.models.registry import ENTRIES, Entry, demo
 
 RANDOM_SEED = 0
+CHECKPOINT = "model.safetensors"  # what timm and transformers call their weights on the hub
 
 
 @dataclass(frozen=True)
 class Weights:
     """Where a network's numbers come from.
 
-    ``kind`` is ``demo``, ``file`` or ``random``; ``path`` is None for ``random``.
+    ``kind`` is ``demo``, ``hub``, ``file``, ``random`` or ``own``; ``path`` is None for ``random``. ``repo`` and
+    ``revision``, a commit, name what was taken from the hub.
     """
 
     kind: str
     path: Path | None
+    repo: str | None = None
+    revision: str | None = None
 
     def digest(self) -> str:
         """SHA-256 of the file, or of the seed."""
@@ -49,23 +54,46 @@ class Provenance:
 def choose_weights(name: str, weights: str | Path) -> Weights:
     """Resolve ``auto``, ``demo``, ``random`` or a path. Reads no more than a file's first bytes.
 
-    ``auto`` is the demo checkpoint where one ships for this network; it never means random numbers.
+    ``auto`` is the official checkpoint, from the cache or the hub, else the demo checkpoint where one ships for this
+    network; it never means random numbers.
     """
     if weights == "random":
         return Weights("random", None)
-    shipped = demo(name)
-    if weights in ("auto", "demo"):
-        if shipped is None:
-            ships = [other for other in ENTRIES if demo(other)]
-            raise WeightsError(
-                f"No trained weights for {name} are here. Give a checkpoint with --weights PATH, or take a network "
-                f"that ships with demo weights ({', '.join(ships) or 'none in this installation'}), or type "
-                "--weights random to convert a network that has learned nothing."
-            )
-        return Weights("demo", shipped.weights)
+    if weights == "auto":
+        return automatic(name)
+    if weights == "demo":
+        return shipped(name, f"No demo weights ship for {name}.")
     path = Path(weights)
     check_container(path)
     return Weights("file", path)
+
+
+def automatic(name: str) -> Weights:
+    """The best weights that can be had without being named."""
+    repo, missing = ENTRIES[name].repo, f"No trained weights for {name} are here."
+    if repo:
+        try:
+            return of_hub(hub.fetch(repo, CHECKPOINT, insist=demo(name) is None))
+        except (Unreachable, Absent) as error:
+            missing = f"{missing} {error}"
+    return shipped(name, missing)
+
+
+def of_hub(found: hub.Stored) -> Weights:
+    return Weights("hub", found.path, found.repo, found.revision)
+
+
+def shipped(name: str, missing: str) -> Weights:
+    """The demo checkpoint. Where none ships for this network, raises WeightsError: ``missing``, and what else to do."""
+    checkpoint = demo(name)
+    if checkpoint is None:
+        ships = [other for other in ENTRIES if demo(other)]
+        raise WeightsError(
+            f"{missing} Give a checkpoint with --weights PATH, or take a network that ships with demo weights "
+            f"({', '.join(ships) or 'none in this installation'}), or type --weights random to convert a network that "
+            "has learned nothing."
+        )
+    return Weights("demo", checkpoint.weights)
 
 
 def describe(entry: Entry, weights: Weights, num_classes: int | None = None, imgsz: int | None = None) -> Provenance:
@@ -76,7 +104,7 @@ def describe(entry: Entry, weights: Weights, num_classes: int | None = None, img
     entry.check_size(size)
     if classes < 1:
         raise ModelError(f"A classifier has at least one class; --num-classes {classes} cannot be built.")
-    if weights.kind == "demo" and classes != known.num_classes:
+    if weights.kind in ("demo", "hub") and classes != known.num_classes:
         raise WeightsError(
             f"The {weights.kind} checkpoint of {entry.name} knows {known.num_classes} classes, not {classes}. Leave "
             "--num-classes out, or give a checkpoint of your own with --weights PATH."
