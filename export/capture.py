@@ -14,6 +14,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
+from lvexport import hf, timm
 from lvexport.converters.contract import TensorSpec
 from lvexport.cost import measure
 from lvexport.errors import UsageError
@@ -42,6 +43,8 @@ def realise(source: Source) -> Built:
         return of_registry(source)
     if source.kind == "program":
         return of_program(source)
+    if source.kind in ("hf", "timm"):
+        return of_library(source)
     return of_own_code(source)
 
 
@@ -50,6 +53,12 @@ def of_registry(source: Source) -> Built:
     provenance = model.provenance
     assert isinstance(provenance, Provenance)
     return Built(model, replace(source, preprocessing=provenance.preprocessing, layout=provenance.layout))
+
+
+def of_library(source: Source) -> Built:
+    builder = hf.build if source.kind == "hf" else timm.build
+    model, source = builder(source)
+    return Built(model.eval().requires_grad_(False), source)
 
 
 def of_program(source: Source) -> Built:

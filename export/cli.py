@@ -29,6 +29,7 @@ For example:
     lvexport mobilevit --to coreml
     lvexport mobilevit --to coreml,tflite,executorch,onnx --quantize fp32,fp16
     lvexport mobilevit_s --weights my.safetensors --to coreml --io image
+    lvexport hf:apple/mobilevit-small --to tflite
     lvexport my_model.py:build --imgsz 224 --to tflite
 
 Exit codes: 0 done and verified; 1 built but a verdict failed; 2 usage; 3 a converter or runtime failed.
@@ -136,7 +137,8 @@ def export(
     Parameters
     ----------
     model
-        A name (lvexport list), a family (its smallest member), module:factory, script.py:factory, or a .pt2 file.
+        A name (lvexport list), a family (its smallest member), hf:ID or timm:NAME (other people's), module:factory,
+        script.py:factory, or a .pt2 file.
     to
         Targets, with commas: coreml, tflite, executorch, onnx.
     quantize

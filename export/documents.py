@@ -38,12 +38,19 @@ def describe_model(source: Source, capture: Capture) -> ModelInfo:
     )
     return ModelInfo(
         name=source.name,
-        source=source.spec if source.kind in ("registry", "factory") else source.spec.rpartition("/")[2],
+        source=origin(source),
         parameters=capture.cost.parameters,
         macs=capture.cost.macs,
         traffic_bytes=capture.cost.traffic_bytes,
         weights=weights,
     )
+
+
+def origin(source: Source) -> str:
+    """Where the model came from, without the folders of this machine."""
+    if source.kind in ("registry", "factory", "timm") or source.weights.repo is not None:
+        return source.spec
+    return ("hf:" if source.kind == "hf" else "") + source.spec.rpartition("/")[2]
 
 
 def describe_input(source: Source, specs: tuple[TensorSpec, ...]) -> InputInfo:

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Literal
 
 from lvexport.errors import UnknownName, UsageError
-from lvexport.models.containers import Carried, carried, check_container
+from lvexport.models.containers import Carried, carried
 from lvexport.models.errors import ModelError
 from lvexport.models.preprocessing import Preprocessing
-from lvexport.models.provenance import Provenance, Weights, choose_weights, describe
+from lvexport.models.provenance import Provenance, Weights, choose_weights, describe, file_or_random
 from lvexport.models.registry import ENTRIES, families
 from lvexport.overrides import NOTHING_SAID, Overrides, check_labels
 
 DEFAULT_IMGSZ = 224  # for models of the user's own that do not say
-Kind = Literal["registry", "factory", "script", "program", "memory"]
+Kind = Literal["registry", "hf", "timm", "factory", "script", "program", "memory"]
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,19 @@ def resolve(
 ) -> Source:
     """Find out what ``spec`` is and whether it can be had, without building it.
 
-    ``spec`` is a registry name, a family alias, ``module:factory``, ``script.py[:factory]`` or a ``.pt2`` file.
+    ``spec`` is a registry name, a family alias, ``hf:ID``, ``timm:NAME``, ``module:factory``, ``script.py[:factory]``
+    or a ``.pt2`` file. Weights that are on the hub are downloaded here, but for those of which only timm knows.
     Raises UsageError (or ModelError) with the reason where it cannot.
     """
     name = families().get(spec, spec)
     if name in ENTRIES:
         described = describe(ENTRIES[name], choose_weights(name, weights), num_classes, imgsz)
         return from_provenance(described, spec, overrides)
+    if spec.startswith(("hf:", "timm:")):
+        from lvexport import hf, timm  # which make Sources, and so import this module
+
+        resolver = hf.resolve if spec.startswith("hf:") else timm.resolve
+        return resolver(spec, weights, num_classes, imgsz, overrides)
     if spec.endswith(".pt2"):
         return _program(Path(spec), weights, imgsz, overrides)
     script, _, factory = spec.partition(":")
@@ -112,8 +118,20 @@ def resolve(
         "model",
         spec,
         [*ENTRIES, *families()],
-        " A model of your own is module:factory, script.py:factory or a .pt2 file.",
+        " Models of others are hf:ID and timm:NAME. A model of your own is module:factory, script.py:factory or a .pt2 "
+        "file.",
     )
+
+
+def plain_name(name: str) -> str:
+    """A name for files and folders, from one that may have slashes and dots in it."""
+    return re.sub(r"[^\w-]+", "-", name).strip("-") or "model"
+
+
+def check_library(name: str) -> None:
+    """Raise UsageError unless a library of other people's models is installed. Does not load it."""
+    if importlib.util.find_spec(name) is None:
+        raise UsageError(f"Models of {name} need {name}, which is not installed. Type: pip install 'lvexport[hub]'")
 
 
 def _importable(module: str) -> bool:
@@ -147,13 +165,11 @@ def _program(path: Path, weights: str, imgsz: int | None, overrides: Overrides) 
 
 
 def _own(kind: Kind, spec: str, name: str, weights: str, imgsz: int | None, overrides: Overrides) -> Source:
-    chosen, digest, said = Weights("own", None), None, Carried()
-    if weights not in ("auto", "random"):
-        if weights == "demo":
-            raise UsageError("Demo weights ship for registry networks only. Leave --weights out, or give a PATH.")
-        check_container(Path(weights))
-        chosen = Weights("file", Path(weights).resolve())
-        digest, said = chosen.digest(), carried(Path(weights))
+    chosen, digest, said = file_or_random(weights), None, Carried()
+    if chosen is None or chosen.path is None:  # the user's code draws or loads its own
+        chosen = Weights("own", None)
+    else:
+        digest, said = chosen.digest(), carried(chosen.path)
     size = (said.imgsz or DEFAULT_IMGSZ) if imgsz is None else imgsz
     check_side(size)
     return Source(

@@ -48,7 +48,7 @@ def in_layout(provenance: Provenance, name: str, layouts: Mapping[str, Layout]) 
 
 
 @torch.no_grad()
-def settle(model: nn.Module) -> None:
+def settle(model: nn.Module, imgsz: int = SETTLING_SIZE) -> None:
     """Give batch normalisation the statistics that an untrained network has on smooth random pictures.
 
     With the usual placeholders, mean 0 and variance 1, its activations die away from block to block, so far that half
@@ -56,7 +56,7 @@ def settle(model: nn.Module) -> None:
     A gain of one half keeps SiLU near its linear part; at 1, an untrained network amplifies the rounding of its first
     blocks in all later ones (mobilevit_s in half precision: 40 dB at a gain of 1, 51 dB at one half).
     """
-    pictures = F.interpolate(torch.rand(16, 3, 8, 8), size=(SETTLING_SIZE, SETTLING_SIZE), mode="bilinear")
+    pictures = F.interpolate(torch.rand(16, 3, 8, 8), size=(imgsz, imgsz), mode="bilinear")
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

@@ -195,7 +195,7 @@ def _offer(repo: str, name: str, revision: str, insist: bool) -> Offer:
 
 
 def _unreachable(repo: str, name: str, why: str) -> str:
-    return f"{name} of {repo} is not in the cache, {cache()}, and {why}."
+    return f"{name} of {repo} is not in the cache, {cache()}, and {why}. Try again where there is a network."
 
 
 def _within(seconds: float, work: Callable[[], T]) -> T:

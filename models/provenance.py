@@ -57,15 +57,22 @@ def choose_weights(name: str, weights: str | Path) -> Weights:
     ``auto`` is the official checkpoint, from the cache or the hub, else the demo checkpoint where one ships for this
     network; it never means random numbers.
     """
-    if weights == "random":
-        return Weights("random", None)
-    if weights == "auto":
-        return automatic(name)
     if weights == "demo":
         return shipped(name, f"No demo weights ship for {name}.")
+    return file_or_random(weights) or automatic(name)
+
+
+def file_or_random(weights: str | Path) -> Weights | None:
+    """The weights that ``random`` or a path names, or None for ``auto``. Raises WeightsError for anything else."""
+    if weights == "auto":
+        return None
+    if weights == "random":
+        return Weights("random", None)
+    if weights == "demo":
+        raise WeightsError("Demo weights ship for registry networks only. Leave --weights out, or give a PATH.")
     path = Path(weights)
     check_container(path)
-    return Weights("file", path)
+    return Weights("file", path.resolve())
 
 
 def automatic(name: str) -> Weights:
