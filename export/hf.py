@@ -68,16 +68,17 @@ def resolve(spec: str, weights: str, num_classes: int | None, imgsz: int | None,
     origin = locate(spec.removeprefix(PREFIX))
     config = origin.document(CONFIG)
     check_config(origin, config)
-    chosen = file_or_random(weights) or trained(origin)
-    chosen = replace(chosen, repo=origin.repo, revision=origin.revision)
-    known = labels(config)
+    given, known = file_or_random(weights), labels(config)
     classes = len(known) if num_classes is None else num_classes
-    check_classes(origin, chosen, len(known), classes)
+    check_classes(origin, len(known) if given is None else classes, classes)
     check_labels(overrides.labels, classes, origin.name)
     processor = origin.document(PROCESSOR)
     native = own_size(config, processor) or DEFAULT_IMGSZ
     size = native if imgsz is None else imgsz
     check_side(size)
+    prepared = overrides.preprocessing(preprocessing(processor, native, overrides.interpolation))
+    # What may take long comes last.
+    chosen = replace(given or trained(origin), repo=origin.repo, revision=origin.revision)
     digest = chosen.digest()
     identity = json.dumps([config, classes, digest, version("transformers")], sort_keys=True)
     named = overrides.labels or (() if len(known) != classes or all(map(unnamed, known)) else known)
@@ -90,7 +91,7 @@ def resolve(spec: str, weights: str, num_classes: int | None, imgsz: int | None,
         digest,
         classes,
         named,
-        overrides.preprocessing(preprocessing(processor, native, overrides.interpolation)),
+        prepared,
         hashlib.sha256(identity.encode()).hexdigest(),
         overrides=overrides,
     )
@@ -151,10 +152,11 @@ def unnamed(label: str) -> bool:
     return re.fullmatch(r"LABEL_\d+", label) is not None
 
 
-def check_classes(origin: Origin, weights: Weights, known: int, asked: int) -> None:
+def check_classes(origin: Origin, known: int, asked: int) -> None:
+    """Raise UsageError unless the weights, which know so many classes, can be asked for as many."""
     if asked < 1:
         raise UsageError(f"A classifier has at least one class; --num-classes {asked} cannot be built.")
-    if weights.path is not None and weights.path.parent == origin.folder and asked != known:
+    if asked != known:
         raise UsageError(
             f"{origin.spec} knows {known} classes, not {asked}. Leave --num-classes out, or give a checkpoint of your "
             "own with --weights PATH."

@@ -17,7 +17,7 @@ import lvexport
 from lvexport import hf
 from lvexport.capture import realise
 from lvexport.errors import UsageError
-from lvexport.models.errors import Unreachable, WeightsError
+from lvexport.models.errors import ModelError, Unreachable, WeightsError
 from lvexport.models.preprocessing import Preprocessing
 from lvexport.overrides import read
 from lvexport.processors import own_size, preprocessing
@@ -200,6 +200,13 @@ def test_the_manifest_of_a_model_from_the_hub_says_which(server: Hub, tmp_path: 
     assert made.manifest.model.source == "hf:us/pets"
     weights = made.manifest.model.weights
     assert (weights.kind, weights.repo, weights.revision) == ("hub", "us/pets", COMMIT)
+
+
+def test_what_cannot_be_is_told_before_the_weights_are_downloaded(server: Hub) -> None:
+    for said in ({"num_classes": 7}, {"overrides": read(labels=["a", "b"])}, {"imgsz": 0}):
+        with pytest.raises((UsageError, ModelError)):
+            resolve("hf:us/pets", **said)  # type: ignore[arg-type]
+    assert not server.transfers("model.safetensors")
 
 
 REFUSED = [
