@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard export/*.py models/*.py training/*.py converters/*.py validation/*.py validation/*/*.py validation/mil/*/*.py)
 
-.PHONY: help install demo test test-slow lint format bench lock schema picture train-demo sample docker clean
+.PHONY: help install demo test test-slow lint format bench lock schema picture train-demo multi-scale sample docker clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -23,7 +23,7 @@ $(VENV)/.linked: $(VENV)/.installed pyproject.toml $(SOURCES)
 	touch $@
 
 demo: install  ## the main job on real images: four targets, verified
-	$(BIN)/lvexport mobilevit --to coreml,tflite,executorch,onnx
+	$(BIN)/lvexport mobilevit --weights demo --to coreml,tflite,executorch,onnx
 
 test: install  ## the tests, with a sample of the slow suites
 	$(BIN)/python -m pytest -m "not slow"
@@ -51,11 +51,18 @@ schema: install  ## write the manifest's JSON schema anew
 	$(BIN)/python tools/schema.py > docs/manifest.schema.json
 
 picture: install  ## draw the README's picture anew
-	$(BIN)/lvexport mobilevit --to coreml,tflite,executorch,onnx --quantize fp32,fp16
+	$(BIN)/lvexport mobilevit --weights demo --to coreml,tflite,executorch,onnx --quantize fp32,fp16
 	$(BIN)/python tools/picture.py
 
-train-demo: install  ## train the demo checkpoint (30 to 60 minutes on 2 cores; needs dataset-fashion-mnist)
-	$(BIN)/python -m lvexport.training.demo models/checkpoints/mobilevit_xxs.safetensors
+train-demo: install  ## train the demo checkpoints anew (each up to an hour on 2 cores; needs dataset-fashion-mnist)
+	$(BIN)/lvexport train mobilevit_xxs --data fashion-mnist --half --output runs/demo/mobilevit_xxs \
+		--sizes 64,96,128 --batch 32 --epochs 5
+	$(BIN)/lvexport train mobile_former_26m --data fashion-mnist --half --output runs/demo/mobile_former_26m
+	$(BIN)/lvexport train efficientformer_nano --data fashion-mnist --half --output runs/demo/efficientformer_nano
+	cp runs/demo/*/*.safetensors runs/demo/*/*.json runs/demo/*/*.md runs/demo/*/*.svg models/checkpoints/
+
+multi-scale: install  ## compare the multi-scale with the fixed sampler anew (hours; needs dataset-fashion-mnist)
+	$(BIN)/python tools/multi_scale.py
 
 sample: install  ## draw the sample of images that ships (needs dataset-fashion-mnist)
 	$(BIN)/python -m lvexport.training.sample validation/samples/fashion_mnist.safetensors

@@ -35,10 +35,19 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Normalisation:
-    """(x/255 - mean) / std, RGB: what the program expects to have been done to the pixels."""
+    """(x/255 - mean) / std, RGB: what the program expects to have been done to the pixels.
+
+    ``channels``, ``RGB`` or ``BGR``, is the order in which it then takes the colours.
+    """
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    channels: str = "RGB"
+
+    def in_order(self, values: tuple[float, float, float]) -> tuple[float, float, float]:
+        """One number a colour, RGB, in the program's order."""
+        red, green, blue = values
+        return values if self.channels == "RGB" else (blue, green, red)
 
 
 @dataclass(frozen=True)

@@ -69,24 +69,34 @@ def tensor_interface(captured: Captured) -> dict[str, Any]:
 
 
 def picture_interface(captured: Captured) -> dict[str, Any]:
-    """An RGB picture of the program's own size in; a label and a dictionary of probabilities out.
+    """A picture of the program's own size in; a label and a dictionary of probabilities out.
 
-    Core ML computes scale·x + bias on 0…255, one scale for all channels; the division by ``std`` is in the program.
+    Core ML takes pictures of any kind and hands the program their colours in the order that ``color_layout`` says. It
+    computes scale·x + bias on 0…255, one scale for all channels; the division by ``std`` is in the program.
     """
     import coremltools as ct
 
-    assert captured.normalisation is not None
+    norm = captured.normalisation
+    assert norm is not None
     spec = captured.inputs[0]
     picture = ct.ImageType(
         name=spec.name,
         shape=spec.shape,
         scale=1 / 255,
-        bias=[-m for m in captured.normalisation.mean],
-        color_layout=ct.colorlayout.RGB,
+        bias=[-m for m in norm.in_order(norm.mean)],
+        color_layout=ct.colorlayout[norm.channels],
     )
     classes = captured.outputs[0].shape[-1]
-    labels = list(captured.labels) or [str(i) for i in range(classes)]
+    labels = distinct(captured.labels) or [str(i) for i in range(classes)]
     return {"inputs": [picture], "classifier_config": ct.ClassifierConfig(labels)}
+
+
+def distinct(labels: tuple[str, ...]) -> list[str]:
+    """The labels, each that is there already followed by its number: Core ML answers with a dictionary of them.
+
+    ImageNet has two such pairs, the bird and the machine called crane among them.
+    """
+    return [f"{label} ({i})" if label in labels[:i] else label for i, label in enumerate(labels)]
 
 
 def with_picture_input(program: ExportedProgram, captured: Captured) -> ExportedProgram:

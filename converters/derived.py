@@ -130,7 +130,8 @@ class _PictureClassifier(nn.Module):
 
 def picture_classifier(program: ExportedProgram, normalisation: Normalisation) -> ExportedProgram:
     """The program with the division by ``std`` before it and a softmax behind it."""
-    return torch.export.export(_PictureClassifier(program.module(), normalisation.std), examples(program))
+    std = normalisation.in_order(normalisation.std)
+    return torch.export.export(_PictureClassifier(program.module(), std), examples(program))
 
 
 def examples(program: ExportedProgram) -> tuple[Tensor, ...]:

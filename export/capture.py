@@ -7,30 +7,67 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
+from lvexport import hf, timm
 from lvexport.converters.contract import TensorSpec
 from lvexport.cost import measure
 from lvexport.errors import UsageError
 from lvexport.feeding import save_outputs, tensors
-from lvexport.jobs import Capture, Inputs, RunResult
+from lvexport.jobs import Capture, Counted, Inputs, RunResult
 from lvexport.models import weights as checkpoints
 from lvexport.models.build import assemble
+from lvexport.models.provenance import Provenance
+from lvexport.overrides import check_labels
 from lvexport.source import Source
 
 SEED = 0
 
 
-def realise(source: Source) -> nn.Module:
-    """Build the original model in evaluation mode."""
+@dataclass(frozen=True)
+class Built:
+    """The original in evaluation mode, and its source with what only building it could tell."""
+
+    model: nn.Module
+    source: Source
+
+
+def realise(source: Source) -> Built:
+    """Build the original model."""
     if source.kind == "registry":
-        return assemble(source.provenance())
+        return of_registry(source)
     if source.kind == "program":
-        return _load_program(Path(source.spec)).module()
+        return of_program(source)
+    if source.kind in ("hf", "timm"):
+        return of_library(source)
+    return of_own_code(source)
+
+
+def of_registry(source: Source) -> Built:
+    model = assemble(source.provenance())
+    provenance = model.provenance
+    assert isinstance(provenance, Provenance)
+    return Built(model, replace(source, preprocessing=provenance.preprocessing, layout=provenance.layout))
+
+
+def of_library(source: Source) -> Built:
+    builder = hf.build if source.kind == "hf" else timm.build
+    model, source = builder(source)
+    return Built(model.eval().requires_grad_(False), source)
+
+
+def of_program(source: Source) -> Built:
+    program = _load_program(Path(source.spec))
+    first = example_inputs(program)[0]
+    return Built(program.module(), replace(source, imgsz=first.shape[-1] if first.ndim else 1))
+
+
+def of_own_code(source: Source) -> Built:
     location, _, factory = source.spec.rpartition(":")
     module = _script(Path(location)) if source.kind == "script" else _module(location)
     # A factory that draws its weights has to draw the same ones in every cell.
@@ -41,8 +78,8 @@ def realise(source: Source) -> nn.Module:
     if not isinstance(built, nn.Module):
         raise UsageError(f"{source.spec} gave a {type(built).__name__}, not a torch.nn.Module.")
     if source.weights.path is not None:
-        checkpoints.load(built, source.weights.path, {})
-    return built.eval().requires_grad_(False)
+        source = replace(source, layout=checkpoints.load(built, source.weights.path, {}))
+    return Built(built.eval().requires_grad_(False), source)
 
 
 def _load_program(path: Path) -> torch.export.ExportedProgram:
@@ -81,22 +118,35 @@ def _attribute(module: ModuleType, dotted: str, spec: str) -> object:
     return found
 
 
+def example_inputs(program: torch.export.ExportedProgram) -> tuple[Tensor, ...]:
+    """The inputs that a program was captured with."""
+    args, _ = program.example_inputs or ((), {})
+    return tuple(args)
+
+
 def examples(source: Source) -> tuple[Tensor, ...]:
     """Inputs of the shape that the model is captured at."""
     if source.kind == "program":
-        args, _ = _load_program(Path(source.spec)).example_inputs or ((), {})
-        return tuple(args)
+        return example_inputs(_load_program(Path(source.spec)))
     generator = torch.Generator().manual_seed(SEED)
     return (torch.rand(1, 3, source.imgsz, source.imgsz, generator=generator),)
 
 
-def capture(model: nn.Module, inputs: tuple[Tensor, ...], out: Path) -> Capture:
+def count(built: Built) -> Counted:
+    """What one inference of the model costs."""
+    return Counted(built.source, measure(built.model, examples(built.source)))
+
+
+def capture(built: Built, out: Path) -> Capture:
     """Export the model with ``torch.export`` and save the program at ``out``."""
+    model, inputs = built.model, examples(built.source)
     with torch.no_grad():
         program = torch.export.export(model, inputs)
         torch.export.save(program, out)
         results = model(*inputs)
     results = (results,) if isinstance(results, Tensor) else tuple(results)
+    if results[0].ndim:
+        check_labels(built.source.labels, results[0].shape[-1], built.source.name)
     single = len(inputs) == 1 and inputs[0].ndim == 4
     signature = program.graph_signature
     names = ("image",) if single else tuple(map(str, signature.user_inputs))
@@ -107,6 +157,7 @@ def capture(model: nn.Module, inputs: tuple[Tensor, ...], out: Path) -> Capture:
         measure(model, inputs),
         state_digest(model),
         program_digest(program),
+        built.source,
     )
 
 

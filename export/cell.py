@@ -42,16 +42,15 @@ WARM_UP = 3  # runs that are not timed: caches, lazy initialisation
 
 
 def run_capture(job: CaptureJob) -> Any:
-    from lvexport.capture import capture, examples, realise
+    from lvexport.capture import capture, realise
 
-    return capture(realise(job.source), examples(job.source), job.out)
+    return capture(realise(job.source), job.out)
 
 
 def run_cost(job: CostJob) -> Any:
-    from lvexport.capture import examples, realise
-    from lvexport.cost import measure
+    from lvexport.capture import count, realise
 
-    return measure(realise(job.source), examples(job.source))
+    return count(realise(job.source))
 
 
 def run_convert(job: ConvertJob) -> Any:
@@ -65,7 +64,7 @@ def run_convert(job: ConvertJob) -> Any:
 def run_reference(job: ReferenceJob) -> Any:
     from lvexport.capture import evaluate, realise, state_digest
 
-    model = realise(job.source)
+    model = realise(job.source).model
     if job.state_digest not in (None, state_digest(model)):
         raise UsageError(
             f"{job.source.spec} builds another network each time it is called, so there is no original to compare "

@@ -14,6 +14,8 @@ import lvexport
 
 if TYPE_CHECKING:
     from lvexport.bundle import Bundle
+    from lvexport.overrides import Overrides
+    from lvexport.source import Source
 
 CORES = os.cpu_count() or 1
 
@@ -27,6 +29,7 @@ For example:
     lvexport mobilevit --to coreml
     lvexport mobilevit --to coreml,tflite,executorch,onnx --quantize fp32,fp16
     lvexport mobilevit_s --weights my.safetensors --to coreml --io image
+    lvexport hf:apple/mobilevit-small --to tflite
     lvexport my_model.py:build --imgsz 224 --to tflite
 
 Exit codes: 0 done and verified; 1 built but a verdict failed; 2 usage; 3 a converter or runtime failed.
@@ -66,11 +69,42 @@ class Selection:
     """Which numbers a model has."""
 
     weights: Annotated[str, Parameter(group=_MODEL)] = "auto"
-    "auto (what ships, else an error), demo, random (seeded), or the PATH of a .safetensors, .pt or .pth file."
+    "auto (official ones from the hub, else the demo, else an error), demo, random (seeded), or a checkpoint's PATH."
     num_classes: Annotated[int | None, Parameter(group=_MODEL)] = None
     "Number of classes of the checkpoint, where it is not the published 1,000."
     imgsz: Annotated[int | None, Parameter(group=_MODEL)] = None
     "Pixels a side of the input; by default what the weights were trained at."
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Pictures:
+    """How pictures are prepared for a model, in place of what is known of it."""
+
+    mean: Annotated[str | None, Parameter(group=_MODEL)] = None
+    "R,G,B of full scale, taken from the pixels, in place of the model's own."
+    std: Annotated[str | None, Parameter(group=_MODEL)] = None
+    "R,G,B of full scale, by which the pixels are then divided, in place of the model's own."
+    crop_pct: Annotated[float | None, Parameter(group=_MODEL)] = None
+    "Share of the resized picture's side that is kept, in place of the model's own."
+    interpolation: Annotated[str | None, Parameter(group=_MODEL)] = None
+    "bilinear or bicubic, in place of the model's own."
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Labelling:
+    """What the classes are called."""
+
+    labels: Annotated[str | None, Parameter(group=_MODEL)] = None
+    "FILE with a label for each class, one a line or as a JSON list, in the order of the outputs."
+
+
+def said(pictures: Pictures, labelling: Labelling = Labelling()) -> Overrides:
+    """What was typed of a model, checked."""
+    from lvexport.overrides import read
+
+    return read(**asdict(pictures), **asdict(labelling))
 
 
 @app.command
@@ -82,6 +116,8 @@ def export(
     min_ios: Annotated[str | None, Parameter(group=_WHAT, name="--min-ios")] = None,
     io: Annotated[str | None, Parameter(group=_WHAT)] = None,
     selection: Selection = Selection(),
+    pictures: Pictures = Pictures(),
+    labelling: Labelling = Labelling(),
     output: Annotated[Path, Parameter(group=_HOW)] = Path("dist"),
     samples: Annotated[int | None, Parameter(group=_HOW)] = None,
     force: Annotated[bool, Parameter(group=_HOW, negative=())] = False,
@@ -101,7 +137,8 @@ def export(
     Parameters
     ----------
     model
-        A name (lvexport list), a family (its smallest member), module:factory, script.py:factory, or a .pt2 file.
+        A name (lvexport list), a family (its smallest member), hf:ID or timm:NAME (other people's), module:factory,
+        script.py:factory, or a .pt2 file.
     to
         Targets, with commas: coreml, tflite, executorch, onnx.
     quantize
@@ -134,10 +171,13 @@ def export(
     typed = {name: value for name, value in (("min_ios", min_ios), ("io", io)) if value is not None}
     known_word(model)
     chosen = cells(split(to), split(quantize), typed)
-    source = resolve(model, selection.weights, selection.num_classes, selection.imgsz)
+    overrides = said(pictures, labelling)
+    hear(printing)
+    source = resolve(model, selection.weights, selection.num_classes, selection.imgsz, overrides)
     limits = Limits(timeout, int((memory or 0) * 2**30), max(1, CORES // workers))
     plan = Plan(source, chosen, output, samples, force, workers, limits)
-    note_choices(model, source, printing)
+    note_choices(model, source, selection, printing)
+    note_classes(source, selection, printing)
     with progress(printing.quiet or printing.json) as report:
         made = pipeline.export(plan, report)
     return finish(made, printing, lambda: export_result(made))
@@ -168,8 +208,17 @@ def positive(**numbers: float | None) -> None:
             raise UsageError(f"--{name} has to be more than 0, not {value}.")
 
 
-def note_choices(typed: str, source: Any, printing: Printing) -> None:
+def hear(printing: Printing) -> None:
+    """Let what takes a while before there is progress be heard on standard error."""
+    if not printing.quiet:
+        from lvexport.render import listen
+
+        listen()
+
+
+def note_choices(typed: str, source: Source, selection: Selection, printing: Printing) -> None:
     """Say on standard error what was chosen on the user's behalf."""
+    from lvexport.models.registry import ENTRIES
     from lvexport.render import warn
 
     if printing.quiet:
@@ -177,13 +226,32 @@ def note_choices(typed: str, source: Any, printing: Printing) -> None:
     if source.kind == "registry" and typed != source.name:
         warn(f"{typed} is a family; taking its smallest member, {source.name}.", loud=False)
     if source.weights.kind == "demo":
+        repo = ENTRIES[source.name].repo
+        why = f" The official ones, {repo}, could not be had." if selection.weights == "auto" and repo else ""
         warn(
             f"DEMO WEIGHTS: {source.name} with {source.num_classes} classes of clothing, trained on Fashion-MNIST. "
-            "Good for trying things out, not for use. Give your own with --weights PATH.",
+            f"Good for trying things out, not for use.{why} Give your own with --weights PATH.",
             loud=True,
         )
+    if source.weights.repo is not None:
+        warn(f"{source.name} from {source.weights.repo}, commit {source.weights.revision}.", loud=False)
     if source.weights.kind == "random":
         warn("RANDOM WEIGHTS: the artifacts compute what the original computes, and that is noise.", loud=True)
+
+
+def note_classes(source: Source, selection: Selection, printing: Printing) -> None:
+    """Say on standard error where a registry network is not the published one, and who says so."""
+    from lvexport.models.registry import ENTRIES
+    from lvexport.render import warn
+
+    if printing.quiet or source.kind != "registry" or source.weights.kind == "demo":
+        return
+    published = ENTRIES[source.name].num_classes
+    if source.num_classes != published:
+        teller = "its checkpoint" if selection.num_classes is None else "--num-classes"
+        warn(
+            f"{source.name} with {source.num_classes} classes, as {teller} says; published: {published:,}.", loud=False
+        )
 
 
 def finish(made: Bundle, printing: Printing, show: Any) -> int:
@@ -226,7 +294,14 @@ def list_(what: Literal["models", "targets", "recipes"] = "models", *, printing:
 
 
 @app.command
-def info(subject: str, *, selection: Selection = Selection(), printing: Printing = Printing()) -> int:
+def info(
+    subject: str,
+    *,
+    selection: Selection = Selection(),
+    pictures: Pictures = Pictures(),
+    labelling: Labelling = Labelling(),
+    printing: Printing = Printing(),
+) -> int:
     """Parameters, MACs, memory traffic, interface, operators and origin of a model or an artifact.
 
     For example:
@@ -247,7 +322,9 @@ def info(subject: str, *, selection: Selection = Selection(), printing: Printing
     if is_artifact(path):
         found = about_artifact(path)
     else:
-        found = about_model(subject, selection.weights, selection.num_classes, selection.imgsz)
+        overrides = said(pictures, labelling)
+        hear(printing)
+        found = about_model(subject, selection.weights, selection.num_classes, selection.imgsz, overrides)
     if printing.json:
         print_json(found.document)
     else:
@@ -265,6 +342,7 @@ def verify(
     recipe: Annotated[str | None, Parameter(group=_HOW)] = None,
     samples: Annotated[int | None, Parameter(group=_HOW)] = None,
     timeout: Annotated[float, Parameter(group=_HOW)] = 1800.0,
+    pictures: Pictures = Pictures(),
     printing: Printing = Printing(),
 ) -> int:
     """Run a bundle's artifacts again, here, and compare with its golden vectors, or with the model itself.
@@ -296,7 +374,11 @@ def verify(
     from lvexport.render import progress, verify_result
 
     positive(samples=samples, timeout=timeout)
-    request = verification.Request(against, weights, num_classes, recipe, samples, CORES, Limits(timeout))
+    limits = Limits(timeout)
+    request = verification.Request(
+        against, weights, num_classes, recipe, samples, CORES, limits, overrides=said(pictures)
+    )
+    hear(printing)
     with progress(printing.quiet or printing.json) as report:
         found = verification.verify(path, request, report)
     return finish(found, printing, lambda: verify_result(found))

@@ -13,9 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from lvexport.jobs import Cost
+
+
+def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object) -> int:
+    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
+
+
+# torch's own counter knows the fused attention of GPUs and leaves out that of CPUs.
+_ON_CPU = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
 
 
 class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -41,7 +49,7 @@ class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @torch.no_grad()
 def measure(model: nn.Module | Callable[..., Any], inputs: tuple[Tensor, ...]) -> Cost:
     """Run the model once and count. The FLOP counter is torch's own (two FLOPs a MAC)."""
-    flops, traffic = FlopCounterMode(display=False), _Traffic()
+    flops, traffic = FlopCounterMode(display=False, custom_mapping=_ON_CPU), _Traffic()
     with flops, traffic:
         model(*inputs)
     parameters = sum(p.numel() for p in model.parameters()) if isinstance(model, nn.Module) else 0

@@ -13,7 +13,7 @@ from lvexport.source import Source
 
 def describe_original(plan: Plan, capture: Capture) -> Manifest:
     """A manifest without artifacts."""
-    source = plan.source
+    source = capture.source
     return Manifest(
         lvexport=lvexport.__version__,
         model=describe_model(source, capture),
@@ -32,15 +32,25 @@ def describe_model(source: Source, capture: Capture) -> ModelInfo:
         kind=source.weights.kind,  # type: ignore[arg-type]
         sha256=source.weights_digest or capture.state_digest,
         path=source.weights.path.name if source.weights.path else None,
+        layout=source.layout,
+        repo=source.weights.repo,
+        revision=source.weights.revision,
     )
     return ModelInfo(
         name=source.name,
-        source=source.spec if source.kind in ("registry", "factory") else source.spec.rpartition("/")[2],
+        source=origin(source),
         parameters=capture.cost.parameters,
         macs=capture.cost.macs,
         traffic_bytes=capture.cost.traffic_bytes,
         weights=weights,
     )
+
+
+def origin(source: Source) -> str:
+    """Where the model came from, without the folders of this machine."""
+    if source.kind in ("registry", "factory", "timm") or source.weights.repo is not None:
+        return source.spec
+    return ("hf:" if source.kind == "hf" else "") + source.spec.rpartition("/")[2]
 
 
 def describe_input(source: Source, specs: tuple[TensorSpec, ...]) -> InputInfo:
@@ -51,6 +61,7 @@ def describe_input(source: Source, specs: tuple[TensorSpec, ...]) -> InputInfo:
         dtype=specs[0].dtype,
         mean=norm.mean if norm else None,
         std=norm.std if norm else None,
+        channels=norm.channels if norm else None,
         resize=Resize(imgsz=specs[0].shape[-1], interpolation=p.interpolation, crop_pct=p.crop_pct) if norm else None,
     )
 
@@ -66,7 +77,9 @@ def tensor_specs(infos: tuple[TensorInfo, ...]) -> tuple[TensorSpec, ...]:
 def manifest_normalisation(manifest: Manifest) -> Normalisation | None:
     """How the manifest's pictures become its input."""
     described = manifest.input
-    return Normalisation(described.mean, described.std) if described.mean and described.std else None
+    if described.mean is None or described.std is None:
+        return None
+    return Normalisation(described.mean, described.std, described.channels or "RGB")
 
 
 def same_original(a: Manifest, b: Manifest) -> bool:

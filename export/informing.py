@@ -9,8 +9,10 @@ from typing import Any
 
 from lvexport import files
 from lvexport.errors import UsageError
-from lvexport.jobs import COST, DESCRIPTION, CostJob, DescribeJob, Limits
+from lvexport.jobs import COUNTED, DESCRIPTION, CostJob, DescribeJob, Limits
+from lvexport.models.provenance import Weights
 from lvexport.models.registry import ENTRIES, demo, families
+from lvexport.overrides import NOTHING_SAID, Overrides
 from lvexport.processes import Workshop
 from lvexport.source import Source, resolve
 from lvexport.validation.runtimes.registry import RUNTIMES
@@ -27,18 +29,22 @@ class Info:
     document: dict[str, Any]
 
 
-def about_model(spec: str, weights: str, num_classes: int | None, imgsz: int | None) -> Info:
+def about_model(
+    spec: str, weights: str, num_classes: int | None, imgsz: int | None, overrides: Overrides = NOTHING_SAID
+) -> Info:
     """Build the model and count."""
-    source = resolve(spec, weights_for_counting(spec, weights), num_classes, imgsz)
-    cost = COST.validate_python(_ask(CostJob(source)))
+    resolved = resolve(spec, weights_for_counting(spec, weights), num_classes, imgsz, overrides)
+    counted = COUNTED.validate_python(_ask(CostJob(resolved)))
+    source, cost = counted.source, counted.cost
     p = source.preprocessing
     size = f"{source.imgsz} × {source.imgsz}" if source.imgsz else "as in the program"
     rows = (
         ("source", origin(source)),
-        ("weights", f"{source.weights.kind} {source.weights.path.name if source.weights.path else ''}".strip()),
-        ("weights SHA-256", source.weights_digest or "not known before it is built"),
+        ("weights", taken(source.weights)),
+        ("layout", source.layout or "its own"),
+        ("weights SHA-256", source.weights_digest or "not known before it is captured"),
         ("parameters", f"{cost.parameters:,}"),
-        ("input", f"RGB, {size}; mean {p.mean}, std {p.std}, {p.interpolation}, crop {p.crop_pct}"),
+        ("input", f"{p.channels}, {size}; mean {p.mean}, std {p.std}, {p.interpolation}, crop {p.crop_pct}"),
         ("classes", f"{source.num_classes or 'its own'}" + (f": {', '.join(source.labels)}" if source.labels else "")),
         ("MACs", f"{cost.macs / 1e6:,.1f} M"),
         ("memory traffic", f"{cost.traffic_bytes / 1e6:,.1f} MB (fp32, nothing fused)"),
@@ -47,7 +53,13 @@ def about_model(spec: str, weights: str, num_classes: int | None, imgsz: int | N
     document = {
         "name": source.name,
         "source": origin(source),
-        "weights": {"kind": source.weights.kind, "sha256": source.weights_digest},
+        "weights": {
+            "kind": source.weights.kind,
+            "sha256": source.weights_digest,
+            "layout": source.layout,
+            "repo": source.weights.repo,
+            "revision": source.weights.revision,
+        },
         "imgsz": source.imgsz,
         "num_classes": source.num_classes,
         "labels": source.labels,
@@ -58,10 +70,19 @@ def about_model(spec: str, weights: str, num_classes: int | None, imgsz: int | N
     return Info(source.name, rows, cost.operators, document)
 
 
+def taken(weights: Weights) -> str:
+    """The weights in a few words."""
+    if weights.repo is not None:
+        return f"{weights.kind} {weights.repo} at {weights.revision}"
+    return f"{weights.kind} {weights.path.name if weights.path else ''}".strip()
+
+
 def weights_for_counting(spec: str, weights: str) -> str:
-    """The weights asked for; where none were and none ship, random ones, since the counts do not depend on them."""
+    """The weights asked for; where none were, what ships or random ones, since the counts do not depend on them."""
     name = families().get(spec, spec)
-    return "random" if weights == "auto" and name in ENTRIES and demo(name) is None else weights
+    if weights != "auto" or name not in ENTRIES:
+        return weights
+    return "random" if demo(name) is None else "demo"
 
 
 def origin(source: Source) -> str:

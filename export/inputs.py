@@ -26,9 +26,10 @@ class Sample:
 
 
 def normalisation(source: Source, specs: Sequence[TensorSpec]) -> Normalisation | None:
-    """How pictures become the model's input, or None where it does not take one RGB picture at a time."""
+    """How pictures become the model's input, or None where it does not take one picture at a time."""
     if len(specs) == 1 and len(specs[0].shape) == 4 and specs[0].shape[:2] == (1, 3):
-        return Normalisation(source.preprocessing.mean, source.preprocessing.std)
+        p = source.preprocessing
+        return Normalisation(p.mean, p.std, p.channels)
     return None
 
 

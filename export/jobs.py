@@ -110,10 +110,19 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Counted:
+    """The answer to a CostJob. ``source`` is the job's, with what only building the model could tell."""
+
+    source: Source
+    cost: Cost
+
+
+@dataclass(frozen=True)
 class Capture:
     """What is known of a program once it has been captured.
 
-    ``state_digest`` is over the model's numbers, ``digest`` over these and what is computed with them.
+    ``state_digest`` is over the model's numbers, ``digest`` over these and what is computed with them. ``source`` is
+    the job's, with what only building the model could tell.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -121,6 +130,7 @@ class Capture:
     cost: Cost
     state_digest: str
     digest: str
+    source: Source
 
 
 @dataclass(frozen=True)
@@ -162,7 +172,7 @@ class Limits:
 JOB: TypeAdapter[Job] = TypeAdapter(Job)
 ANSWER = TypeAdapter(Answer)
 CAPTURE = TypeAdapter(Capture)
-COST = TypeAdapter(Cost)
+COUNTED = TypeAdapter(Counted)
 NOTES = TypeAdapter(Notes)
 DESCRIPTION = TypeAdapter(Description)
 RUN_RESULT = TypeAdapter(RunResult)

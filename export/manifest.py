@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 
 
 class Part(BaseModel):
@@ -16,11 +16,17 @@ class Part(BaseModel):
 
 
 class WeightsInfo(Part):
-    """``kind``: ``demo`` (ships with lvexport), ``file``, ``random`` (seeded), ``own`` (the model's own code)."""
+    """``kind``: ``demo`` (ships with lvexport), ``hub``, ``file``, ``random`` (seeded), ``own`` (the model's own code).
 
-    kind: Literal["demo", "file", "random", "own"]
+    ``repo`` and ``revision``, a commit, say what was taken from the hub. ``layout``: whose spelling the checkpoint has.
+    """
+
+    kind: Literal["demo", "hub", "file", "random", "own"]
     sha256: str | None
     path: str | None
+    layout: str | None = None
+    repo: str | None = None
+    revision: str | None = None
 
 
 class ModelInfo(Part):
@@ -43,13 +49,17 @@ class Resize(Part):
 
 
 class InputInfo(Part):
-    """The first input. ``mean``, ``std`` and ``resize`` are null where it is not an RGB picture."""
+    """The first input. What is said of pictures is null where it is none.
+
+    ``mean`` and ``std`` are RGB; ``channels``, ``RGB`` or ``BGR``, is the order in which the model takes the colours.
+    """
 
     shape: tuple[int, ...]
     layout: str | None
     dtype: str
     mean: tuple[float, float, float] | None
     std: tuple[float, float, float] | None
+    channels: str | None = None
     resize: Resize | None
 
 

@@ -83,7 +83,7 @@ def export(plan: Plan, report: Report = silent, model: nn.Module | None = None) 
         original = None
         if not plan.source.imgsz:  # a .pt2 tells its size, and with it the bundle's name, only once it is read
             original = obtain(shop, plan.source, report, model)
-            plan = replace(plan, source=replace(plan.source, imgsz=original.capture.inputs[0].shape[-1]))
+            plan = replace(plan, source=replace(plan.source, imgsz=original.capture.source.imgsz))
         final = plan.output / plan.source.bundle_name
         with bundle.workspace(final) as work:
             kept = reusable(final, plan, plan.source.digest)
@@ -91,6 +91,7 @@ def export(plan: Plan, report: Report = silent, model: nn.Module | None = None) 
                 return unchanged(final, kept)
             original = original or obtain(shop, plan.source, report, model)
             if plan.source.digest is None:  # a user's own code: only the captured program tells what it is
+                plan = replace(plan, source=original.capture.source)
                 kept = reusable(final, plan, original.capture.digest)
                 if len(kept) == len(plan.cells):
                     return unchanged(final, kept)
@@ -113,10 +114,10 @@ def obtain(shop: Workshop, source: Source, report: Report, model: nn.Module | No
     if model is None:
         info = CAPTURE.validate_python(shop.do(CaptureJob(source, program)))
     else:
-        from lvexport.capture import capture, examples
+        from lvexport.capture import Built, capture
 
         model = copy.deepcopy(model).eval()  # the caller's own may go on training
-        info = capture(model, examples(source), program)
+        info = capture(Built(model, source), program)
     report("capture", "done")
     return Original(info, program, model)
 
@@ -157,7 +158,7 @@ def fill(
     """Make all cells that are not kept, and publish the bundle anew as each of them is judged."""
     specs = original.capture.inputs
     count = plan.count(specs[0].shape[-1] if specs[0].shape else 1)
-    sampled = prepare(plan.source, specs, count, shop.folder / "inputs.safetensors")
+    sampled = prepare(original.capture.source, specs, count, shop.folder / "inputs.safetensors")
     manifest = carry_over(final, describe_original(plan, original.capture), kept)
     results: dict[Cell, ArtifactInfo] = dict(kept)
     logs: dict[str, str] = {}
@@ -192,7 +193,8 @@ def measure_reference(plan: Plan, shop: Workshop, original: Original, sampled: S
     report("original", "running")
     out = shop.folder / "reference.safetensors"
     if original.model is None:
-        shop.do(ReferenceJob(plan.source, sampled.inputs, out, original.capture.state_digest))
+        capture = original.capture
+        shop.do(ReferenceJob(capture.source, sampled.inputs, out, capture.state_digest))
     else:
         from lvexport.capture import evaluate
 
@@ -207,8 +209,9 @@ def make(
     """Convert and run one cell."""
     report(cell.label, "converting")
     artifact = work / cell.file_name(plan.source.bundle_name)
-    norm = normalisation(plan.source, original.capture.inputs)
-    captured = Captured(original.program, original.capture.inputs, original.capture.outputs, norm, plan.source.labels)
+    capture = original.capture
+    norm = normalisation(capture.source, capture.inputs)
+    captured = Captured(original.program, capture.inputs, capture.outputs, norm, capture.source.labels)
     start = time.monotonic()
     try:
         notes = NOTES.validate_python(

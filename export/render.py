@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
@@ -45,6 +46,21 @@ def _console(file: TextIO) -> Console:
 
 def warn(text: str, loud: bool) -> None:
     err().print(Text(f"lvexport: {text}", style="bold yellow" if loud else ""))
+
+
+class _Spoken(logging.Handler):
+    """Says on standard error what the library notes, such as the start of a download."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warn(record.getMessage(), loud=False)
+
+
+def listen() -> None:
+    """Let the library's notes be heard."""
+    logger = logging.getLogger("lvexport")
+    logger.setLevel(logging.INFO)
+    if not any(isinstance(handler, _Spoken) for handler in logger.handlers):
+        logger.addHandler(_Spoken())
 
 
 @contextmanager

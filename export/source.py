@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Literal
 
 from lvexport.errors import UnknownName, UsageError
-from lvexport.models.containers import check_container
+from lvexport.models.containers import Carried, carried
 from lvexport.models.errors import ModelError
 from lvexport.models.preprocessing import Preprocessing
-from lvexport.models.provenance import Provenance, Weights, choose_weights, describe
+from lvexport.models.provenance import Provenance, Weights, choose_weights, describe, file_or_random
 from lvexport.models.registry import ENTRIES, families
+from lvexport.overrides import NOTHING_SAID, Overrides, check_labels
 
 DEFAULT_IMGSZ = 224  # for models of the user's own that do not say
-Kind = Literal["registry", "factory", "script", "program", "memory"]
+Kind = Literal["registry", "hf", "timm", "factory", "script", "program", "memory"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Source:
     """Everything needed to build the original model in another process.
 
     ``digest`` tells two sources apart; it is None where only building the model can tell (a user's own code).
+    ``layout``: whose spelling the checkpoint has, known once it has been read. ``overrides`` are already in ``labels``
+    and ``preprocessing``; they are kept for what only building the model can tell.
     """
 
     kind: Kind
@@ -37,6 +40,8 @@ class Source:
     labels: tuple[str, ...] = ()
     preprocessing: Preprocessing = Preprocessing()
     digest: str | None = None
+    layout: str | None = None
+    overrides: Overrides = NOTHING_SAID
 
     @property
     def bundle_name(self) -> str:
@@ -46,12 +51,14 @@ class Source:
     def provenance(self) -> Provenance:
         """The same, as the models' room says it. For registry networks only."""
         assert self.num_classes is not None
-        return Provenance(self.name, self.weights, self.num_classes, self.imgsz, self.labels, self.preprocessing)
+        p = self.preprocessing
+        return Provenance(self.name, self.weights, self.num_classes, self.imgsz, self.labels, p, self.layout)
 
 
-def from_provenance(provenance: Provenance, spec: str) -> Source:
+def from_provenance(provenance: Provenance, spec: str, overrides: Overrides = NOTHING_SAID) -> Source:
     """The source of a registry network."""
     p = provenance
+    check_labels(overrides.labels, p.num_classes, p.name)
     weights_digest = p.weights.digest()
     identity = f"{p.name} {p.num_classes} {weights_digest}"
     return Source(
@@ -62,41 +69,69 @@ def from_provenance(provenance: Provenance, spec: str) -> Source:
         p.weights,
         weights_digest,
         p.num_classes,
-        p.labels,
-        p.preprocessing,
+        overrides.labels or p.labels,
+        overrides.preprocessing(p.preprocessing),
         hashlib.sha256(identity.encode()).hexdigest(),
+        p.layout,
+        overrides,
     )
 
 
-def resolve(spec: str, weights: str = "auto", num_classes: int | None = None, imgsz: int | None = None) -> Source:
+def resolve(
+    spec: str,
+    weights: str = "auto",
+    num_classes: int | None = None,
+    imgsz: int | None = None,
+    overrides: Overrides = NOTHING_SAID,
+) -> Source:
     """Find out what ``spec`` is and whether it can be had, without building it.
 
-    ``spec`` is a registry name, a family alias, ``module:factory``, ``script.py[:factory]`` or a ``.pt2`` file.
+    ``spec`` is a registry name, a family alias, ``hf:ID``, ``timm:NAME``, ``module:factory``, ``script.py[:factory]``
+    or a ``.pt2`` file. Weights that are on the hub are downloaded here, but for those of which only timm knows.
     Raises UsageError (or ModelError) with the reason where it cannot.
     """
     name = families().get(spec, spec)
     if name in ENTRIES:
-        return from_provenance(describe(ENTRIES[name], choose_weights(name, weights), num_classes, imgsz), spec)
+        described = describe(ENTRIES[name], choose_weights(name, weights), num_classes, imgsz)
+        return from_provenance(described, spec, overrides)
+    if spec.startswith(("hf:", "timm:")):
+        from lvexport import hf, timm  # which make Sources, and so import this module
+
+        resolver = hf.resolve if spec.startswith("hf:") else timm.resolve
+        return resolver(spec, weights, num_classes, imgsz, overrides)
     if spec.endswith(".pt2"):
-        return _program(Path(spec), weights, imgsz)
+        return _program(Path(spec), weights, imgsz, overrides)
     script, _, factory = spec.partition(":")
     if script.endswith(".py"):
         if not Path(script).is_file():
             raise UsageError(f"There is no script at {script}. Check the path.")
-        return _own("script", f"{Path(script).resolve()}:{factory or 'model'}", Path(script).stem, weights, imgsz)
+        named = f"{Path(script).resolve()}:{factory or 'model'}"
+        return _own("script", named, Path(script).stem, weights, imgsz, overrides)
     if factory:
         if not re.fullmatch(r"[\w.]+:[\w.]+", spec) or not _importable(script):
             raise UsageError(
                 f"There is no module {script!r} to take {factory!r} from. module:factory names an importable module "
                 "and a function in it that returns the model; for a file type script.py:factory."
             )
-        return _own("factory", spec, factory.rpartition(".")[2], weights, imgsz)
+        return _own("factory", spec, factory.rpartition(".")[2], weights, imgsz, overrides)
     raise UnknownName(
         "model",
         spec,
         [*ENTRIES, *families()],
-        " A model of your own is module:factory, script.py:factory or a .pt2 file.",
+        " Models of others are hf:ID and timm:NAME. A model of your own is module:factory, script.py:factory or a .pt2 "
+        "file.",
     )
+
+
+def plain_name(name: str) -> str:
+    """A name for files and folders, from one that may have slashes and dots in it."""
+    return re.sub(r"[^\w-]+", "-", name).strip("-") or "model"
+
+
+def check_library(name: str) -> None:
+    """Raise UsageError unless a library of other people's models is installed. Does not load it."""
+    if importlib.util.find_spec(name) is None:
+        raise UsageError(f"Models of {name} need {name}, which is not installed. Type: pip install 'lvexport[hub]'")
 
 
 def _importable(module: str) -> bool:
@@ -106,7 +141,7 @@ def _importable(module: str) -> bool:
         return False
 
 
-def _program(path: Path, weights: str, imgsz: int | None) -> Source:
+def _program(path: Path, weights: str, imgsz: int | None, overrides: Overrides) -> Source:
     if not path.is_file():
         raise UsageError(f"There is no program at {path}. A .pt2 file is what torch.export.save writes.")
     if weights != "auto" or imgsz is not None:
@@ -115,18 +150,42 @@ def _program(path: Path, weights: str, imgsz: int | None) -> Source:
         )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     # The size is read when the program is captured; 0 stands for "not known yet".
-    return Source("program", str(path.resolve()), path.stem, 0, Weights("own", path.resolve()), digest, digest=digest)
+    return Source(
+        "program",
+        str(path.resolve()),
+        path.stem,
+        0,
+        Weights("own", path.resolve()),
+        digest,
+        labels=overrides.labels,
+        preprocessing=overrides.preprocessing(Preprocessing()),
+        digest=digest,
+        overrides=overrides,
+    )
 
 
-def _own(kind: Kind, spec: str, name: str, weights: str, imgsz: int | None) -> Source:
-    chosen, digest = Weights("own", None), None
-    if weights not in ("auto", "random"):
-        if weights == "demo":
-            raise UsageError("Demo weights ship for registry networks only. Leave --weights out, or give a PATH.")
-        check_container(Path(weights))
-        chosen = Weights("file", Path(weights).resolve())
-        digest = chosen.digest()
-    size = DEFAULT_IMGSZ if imgsz is None else imgsz
-    if size < 1:
-        raise ModelError(f"An image has at least one pixel a side; --imgsz {size} cannot be built.")
-    return Source(kind, spec, name, size, chosen, digest)
+def _own(kind: Kind, spec: str, name: str, weights: str, imgsz: int | None, overrides: Overrides) -> Source:
+    chosen, digest, said = file_or_random(weights), None, Carried()
+    if chosen is None or chosen.path is None:  # the user's code draws or loads its own
+        chosen = Weights("own", None)
+    else:
+        digest, said = chosen.digest(), carried(chosen.path)
+    size = (said.imgsz or DEFAULT_IMGSZ) if imgsz is None else imgsz
+    check_side(size)
+    return Source(
+        kind,
+        spec,
+        name,
+        size,
+        chosen,
+        digest,
+        labels=overrides.labels or said.classes,
+        preprocessing=overrides.preprocessing(said.preprocessing or Preprocessing()),
+        overrides=overrides,
+    )
+
+
+def check_side(imgsz: int) -> None:
+    """Raise ModelError for a size that no picture has."""
+    if imgsz < 1:
+        raise ModelError(f"An image has at least one pixel a side; --imgsz {imgsz} cannot be built.")

@@ -29,6 +29,7 @@ from lvexport.jobs import (
     RunResult,
 )
 from lvexport.manifest import ArtifactInfo, Manifest
+from lvexport.overrides import NOTHING_SAID, Overrides
 from lvexport.pipeline import Report, silent, verdict_info
 from lvexport.plan import Plan
 from lvexport.processes import Workshop, interruptible
@@ -41,7 +42,9 @@ from lvexport.validation.verdict import judge_all
 
 @dataclass(frozen=True)
 class Request:
-    """``against``: a MODEL in place of the golden vectors. ``recipe``: what a lone artifact is to be judged as."""
+    """``against``: a MODEL in place of the golden vectors, of which ``weights``, ``num_classes`` and ``overrides`` say
+    more. ``recipe``: what a lone artifact is to be judged as.
+    """
 
     against: str | None = None
     weights: str = "auto"
@@ -50,6 +53,7 @@ class Request:
     samples: int | None = None
     workers: int = 2
     limits: Limits = Limits()
+    overrides: Overrides = NOTHING_SAID
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,11 @@ def verify(path: Path, request: Request = Request(), report: Report = silent) ->
 
     Nothing on disk is changed. The returned bundle's manifest carries the new verdicts.
     """
+    if request.against is None and request.overrides != NOTHING_SAID:
+        raise UsageError(
+            "How pictures are prepared can be said of the model to compare with, and none was named; the bundle's "
+            "golden vectors are prepared already. Add --against MODEL, or leave these options out."
+        )
     subject = locate(path, request)
     with tempfile.TemporaryDirectory(prefix="lvexport-") as scratch:
         shop = Workshop(Path(scratch), request.limits)
@@ -181,13 +190,15 @@ def against_model(subject: Subject, request: Request, shop: Workshop, report: Re
     assert request.against is not None
     imgsz = size_in_manifest(subject.manifest) if subject.manifest else size_of_artifact(subject, shop)
     own_size = request.against.endswith(".pt2")
-    source = resolve(request.against, request.weights, request.num_classes, None if own_size else imgsz)
+    source = resolve(
+        request.against, request.weights, request.num_classes, None if own_size else imgsz, request.overrides
+    )
     report("original", "running")
     capture = CAPTURE.validate_python(shop.do(CaptureJob(source, shop.folder / "program.pt2")))
     count = request.samples or sample.size_of(imgsz or 1)
-    sampled = prepare(source, capture.inputs, min(count, sample.LARGEST), shop.folder / "inputs.safetensors")
+    sampled = prepare(capture.source, capture.inputs, min(count, sample.LARGEST), shop.folder / "inputs.safetensors")
     out = shop.folder / "reference.safetensors"
-    shop.do(ReferenceJob(source, sampled.inputs, out, capture.state_digest))
+    shop.do(ReferenceJob(capture.source, sampled.inputs, out, capture.state_digest))
     report("original", "done")
     manifest = subject.manifest or describe_original(Plan(source, (), subject.folder), capture)
     origin = f"{sampled.origin}, against {request.against}"

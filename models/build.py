@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,6 +13,7 @@ from torch.nn import functional as F
 
 from lvexport.models import weights as checkpoints
 from lvexport.models.errors import ModelError
+from lvexport.models.layouts import Layout
 from lvexport.models.provenance import RANDOM_SEED, Provenance, choose_weights, describe
 from lvexport.models.registry import ENTRIES
 
@@ -28,14 +31,24 @@ def assemble(provenance: Provenance) -> nn.Module:
         if provenance.weights.path is None:
             settle(model)
     if provenance.weights.path is not None:
-        checkpoints.load(model, provenance.weights.path, family.LAYOUTS)
+        layout = checkpoints.load(model, provenance.weights.path, family.LAYOUTS)
+        provenance = in_layout(provenance, layout, family.LAYOUTS)
     model.eval()
     model.provenance = provenance  # type: ignore[assignment]
     return model
 
 
+def in_layout(provenance: Provenance, name: str, layouts: Mapping[str, Layout]) -> Provenance:
+    """The provenance with what the spelling of the checkpoint tells of its origin."""
+    channels = layouts[name].channels if name in layouts else None
+    preprocessing = provenance.preprocessing
+    if channels is not None:
+        preprocessing = replace(preprocessing, channels=channels)
+    return replace(provenance, layout=name, preprocessing=preprocessing)
+
+
 @torch.no_grad()
-def settle(model: nn.Module) -> None:
+def settle(model: nn.Module, imgsz: int = SETTLING_SIZE) -> None:
     """Give batch normalisation statistics, gains and shifts such as a trained network might have.
 
     With the usual placeholders, mean 0 and variance 1, activations die away from block to block, so far that half
@@ -50,7 +63,7 @@ def settle(model: nn.Module) -> None:
         norm.weight.fill_(SETTLED_GAIN)
         norm.bias.normal_(0, SETTLED_GAIN)
     handles = [norm.register_forward_pre_hook(_take_statistics) for norm in norms]
-    model.eval()(natural_pictures(16, SETTLING_SIZE))
+    model.eval()(natural_pictures(16, imgsz))
     for handle in handles:
         handle.remove()
 

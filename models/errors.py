@@ -13,3 +13,15 @@ class SizeError(ModelError):
 
 class WeightsError(ModelError):
     """The weights are missing, unreadable, unsafe or made for another network."""
+
+
+class HubError(WeightsError):
+    """A file of the hub cannot be had, or not as it should be."""
+
+
+class Unreachable(HubError):
+    """The hub does not answer."""
+
+
+class Absent(HubError):
+    """The hub has no such file, or does not show it."""

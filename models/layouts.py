@@ -28,13 +28,15 @@ class Layout:
     ``derived``: patterns of names that hold no learned number, only what follows from the input size (an index, say).
     ``rename``: rules, all of them applied to each name in this order; what follows works on the new names.
     ``fuse``: tensors to be stacked. ``copy``: patterns of tensors that are stored once and used twice here, with the
-    name of the second use; nothing is copied where some of those are stored too.
+    name of the second use; nothing is copied where some of those are stored too. ``channels``: the order of the colours
+    that the checkpoints spelled so were trained on, where it is not the registry's.
     """
 
     rename: tuple[Rule, ...] = ()
     fuse: tuple[Fusion, ...] = ()
     copy: tuple[Rule, ...] = ()
     derived: tuple[str, ...] = ()
+    channels: str | None = None
 
 
 OWN = Layout()

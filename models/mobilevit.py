@@ -209,10 +209,17 @@ TRANSFORMERS_LAYOUT = (
     (r"^conv_1x1_exp\.", "head."),
 )
 
+# The authors read their pictures with OpenCV, blue first: apple/ml-cvnets 84d992f has dataset.name imagenet_opencv in
+# config/classification/imagenet/mobilevit.yaml, and cv2.imread, "read in BGR Format", in data/datasets/dataset_base.py.
+# transformers took these numbers as they are (do_flip_channel_order in image_processing_mobilevit.py). timm feeds RGB,
+# as to all networks, and results-imagenet.csv there has the accuracies of the paper, so its own files take RGB.
+BLUE_FIRST = "BGR"
 LAYOUTS = {
     "timm": Layout(TIMM_LAYOUT),
-    "ml-cvnets": Layout(CVNETS_LAYOUT),
-    "transformers": Layout(TRANSFORMERS_LAYOUT, fuse=(Fusion((".query.", ".key.", ".value."), ".qkv."),)),
+    "ml-cvnets": Layout(CVNETS_LAYOUT, channels=BLUE_FIRST),
+    "transformers": Layout(
+        TRANSFORMERS_LAYOUT, fuse=(Fusion((".query.", ".key.", ".value."), ".qkv."),), channels=BLUE_FIRST
+    ),
 }
 
 

@@ -178,6 +178,8 @@ TRANSFORMERS_V2_LAYOUT = (
     (r"\.ffn\.conv2\.convolution\.", ".mlp.2."),
     *TRANSFORMERS_NORMS,
 )
+# All of them take RGB: the authors read their pictures for version 2 with PIL (apple/ml-cvnets 84d992f, dataset.name
+# imagenet in config/classification/imagenet/mobilevit_v2.yaml, and read_image_pil in imagenet.py).
 LAYOUTS = {
     "timm": Layout(TIMM_V2_LAYOUT),
     "ml-cvnets": Layout(CVNETS_V2_LAYOUT),

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lvexport.models.containers import check_container, class_names
-from lvexport.models.errors import ModelError, WeightsError
+from lvexport.models import hub
+from lvexport.models.containers import carried, check_container
+from lvexport.models.errors import Absent, ModelError, Unreachable, WeightsError
 from lvexport.models.preprocessing import Preprocessing
 from lvexport.models.registry import ENTRIES, Entry, demo
 
 RANDOM_SEED = 0
+CHECKPOINT = "model.safetensors"  # what timm and transformers call their weights on the hub
 
 
 @dataclass(frozen=True)
 class Weights:
     """Where a network's numbers come from.
 
-    ``kind`` is ``demo``, ``file`` or ``random``; ``path`` is None for ``random``.
+    ``kind`` is ``demo``, ``hub``, ``file``, ``random`` or ``own``; ``path`` is None for ``random``. ``repo`` and
+    ``revision``, a commit, name what was taken from the hub.
     """
 
     kind: str
     path: Path | None
+    repo: str | None = None
+    revision: str | None = None
 
     def digest(self) -> str:
         """SHA-256 of the file, or of the seed."""
@@ -32,7 +37,10 @@ class Weights:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a built network is, for the pipeline that exports it. Kept on the module as ``provenance``."""
+    """What a built network is, for the pipeline that exports it. Kept on the module as ``provenance``.
+
+    ``layout``: the spelling of the checkpoint, one of :mod:`lvexport.models.layouts`; None until it has been read.
+    """
 
     name: str
     weights: Weights
@@ -40,44 +48,98 @@ class Provenance:
     imgsz: int
     labels: tuple[str, ...]
     preprocessing: Preprocessing
+    layout: str | None = None
 
 
 def choose_weights(name: str, weights: str | Path) -> Weights:
     """Resolve ``auto``, ``demo``, ``random`` or a path. Reads no more than a file's first bytes.
 
-    ``auto`` is the demo checkpoint where one ships for this network; it never means random numbers.
+    ``auto`` is the official checkpoint, from the cache or the hub, else the demo checkpoint where one ships for this
+    network; it never means random numbers.
     """
+    if weights == "demo":
+        return shipped(name, f"No demo weights ship for {name}.")
+    return file_or_random(weights) or automatic(name)
+
+
+def file_or_random(weights: str | Path) -> Weights | None:
+    """The weights that ``random`` or a path names, or None for ``auto``. Raises WeightsError for anything else."""
+    if weights == "auto":
+        return None
     if weights == "random":
         return Weights("random", None)
-    shipped = demo(name)
-    if weights in ("auto", "demo"):
-        if shipped is None:
-            ships = [other for other in ENTRIES if demo(other)]
-            raise WeightsError(
-                f"No trained weights for {name} are here. Give a checkpoint with --weights PATH, or take a network "
-                f"that ships with demo weights ({', '.join(ships) or 'none in this installation'}), or type "
-                "--weights random to convert a network that has learned nothing."
-            )
-        return Weights("demo", shipped.weights)
+    if weights == "demo":
+        raise WeightsError("Demo weights ship for registry networks only. Leave --weights out, or give a PATH.")
     path = Path(weights)
     check_container(path)
-    return Weights("file", path)
+    return Weights("file", path.resolve())
+
+
+def automatic(name: str) -> Weights:
+    """The best weights that can be had without being named."""
+    repo, missing = ENTRIES[name].repo, f"No trained weights for {name} are here."
+    if repo:
+        try:
+            return of_hub(hub.fetch(repo, CHECKPOINT, insist=demo(name) is None))
+        except (Unreachable, Absent) as error:
+            missing = f"{missing} {error}"
+    return shipped(name, missing)
+
+
+def of_hub(found: hub.Stored) -> Weights:
+    return Weights("hub", found.path, found.repo, found.revision)
+
+
+def shipped(name: str, missing: str) -> Weights:
+    """The demo checkpoint. Where none ships for this network, raises WeightsError: ``missing``, and what else to do."""
+    checkpoint = demo(name)
+    if checkpoint is None:
+        ships = [other for other in ENTRIES if demo(other)]
+        raise WeightsError(
+            f"{missing} Give a checkpoint with --weights PATH, or take a network that ships with demo weights "
+            f"({', '.join(ships) or 'none in this installation'}), or type --weights random to convert a network that "
+            "has learned nothing."
+        )
+    return Weights("demo", checkpoint.weights)
 
 
 def describe(entry: Entry, weights: Weights, num_classes: int | None = None, imgsz: int | None = None) -> Provenance:
     """Everything about the network to be built that can be told without building it."""
-    shipped = demo(entry.name) if weights.kind == "demo" else None
-    published = (len(shipped.classes), shipped.imgsz) if shipped else (entry.num_classes, entry.imgsz)
-    classes = published[0] if num_classes is None else num_classes
-    size = published[1] if imgsz is None else imgsz
+    known = trained_for(entry, weights)
+    classes = known.num_classes if num_classes is None else num_classes
+    size = known.imgsz if imgsz is None else imgsz
     entry.check_size(size)
     if classes < 1:
         raise ModelError(f"A classifier has at least one class; --num-classes {classes} cannot be built.")
-    if shipped and classes != len(shipped.classes):
+    if weights.kind in ("demo", "hub") and classes != known.num_classes:
         raise WeightsError(
-            f"The demo checkpoint of {entry.name} knows {len(shipped.classes)} classes, not {classes}. Leave "
+            f"The {weights.kind} checkpoint of {entry.name} knows {known.num_classes} classes, not {classes}. Leave "
             "--num-classes out, or give a checkpoint of your own with --weights PATH."
         )
-    labels = class_names(weights.path) if weights.path else ()
-    preprocessing = Preprocessing() if shipped else entry.preprocessing
-    return Provenance(entry.name, weights, classes, size, labels if len(labels) == classes else (), preprocessing)
+    labels = known.labels if len(known.labels) == classes else ()
+    return replace(known, num_classes=classes, imgsz=size, labels=labels)
+
+
+def trained_for(entry: Entry, weights: Weights) -> Provenance:
+    """The network as these weights were trained: as published, where they do not say otherwise."""
+    published = Provenance(entry.name, weights, entry.num_classes, entry.imgsz, (), entry.preprocessing)
+    if weights.kind == "demo":
+        shipped = demo(entry.name)
+        assert shipped is not None
+        classes = shipped.classes
+        return Provenance(entry.name, weights, len(classes), shipped.imgsz, classes, Preprocessing())
+    if weights.path is None:
+        return published
+    found = carried(weights.path)
+    if found.model in ENTRIES and found.model != entry.name:
+        raise WeightsError(
+            f"{weights.path} was trained as {found.model}, not as {entry.name}. Type: lvexport {found.model} --weights "
+            f"{weights.path}"
+        )
+    return replace(
+        published,
+        num_classes=len(found.classes) or published.num_classes,
+        imgsz=found.imgsz or published.imgsz,
+        labels=found.classes,
+        preprocessing=found.preprocessing or published.preprocessing,
+    )

@@ -26,6 +26,7 @@ class Entry:
     preprocessing: Preprocessing
     source: str
     num_classes: int = 1000
+    repo: str = ""  # on the hub, with the official checkpoint as model.safetensors; empty where none is known
 
     def check_size(self, imgsz: int) -> None:
         """Raise SizeError unless the network takes (N, 3, imgsz, imgsz)."""
@@ -76,11 +77,18 @@ def _family(
     source: str,
     parameters: dict[str, int],
     module: str = "",
+    tag: str = "",
 ) -> dict[str, Entry]:
-    """Entries of one family, which differ in nothing but their parameters. All have a total stride of 32."""
+    """Entries of one family, which differ in nothing but their parameters. All have a total stride of 32.
+
+    ``tag``: what timm calls the official weights of the family on the hub (default_cfgs of its model files).
+    """
     module = f"lvexport.models.{module or family}"
     return {
-        name: Entry(name, family, module, count, imgsz, 32, preprocessing, source) for name, count in parameters.items()
+        name: Entry(
+            name, family, module, count, imgsz, 32, preprocessing, source, repo=f"timm/{name}.{tag}" if tag else ""
+        )
+        for name, count in parameters.items()
     }
 
 
@@ -92,6 +100,7 @@ ENTRIES: dict[str, Entry] = {
         Preprocessing(interpolation="bicubic", crop_pct=0.9),
         "arXiv 2110.02178, table 4",
         {"mobilevit_xxs": 1_272_024, "mobilevit_xs": 2_317_848, "mobilevit_s": 5_578_632},
+        tag="cvnets_in1k",
     ),
     # Likewise; 256 pixels out of 288 in apple/ml-cvnets, config/classification/imagenet/mobilevit_v2.yaml.
     **_family(
@@ -109,6 +118,7 @@ ENTRIES: dict[str, Entry] = {
             "mobilevitv2_200": 18_449_329,
         },
         module="mobilevit_v2",
+        tag="cvnets_in1k",
     ),
     # AAboys/MobileFormer, mobile_former.py, _cfg.
     **_family(
@@ -133,6 +143,7 @@ ENTRIES: dict[str, Entry] = {
         Preprocessing(IMAGENET_MEAN, IMAGENET_STD, "bicubic", 224 / 256),
         "arXiv 2206.01191; counts of snap-research/EfficientFormer",
         {"efficientformer_l1": 12_289_928, "efficientformer_l3": 31_406_000, "efficientformer_l7": 82_229_328},
+        tag="snap_dist_in1k",
     ),
     **_family(
         "efficientformer",
@@ -153,6 +164,7 @@ ENTRIES: dict[str, Entry] = {
             "efficientformerv2_l": 26_322_288,
         },
         module="efficientformer_v2",
+        tag="snap_dist_in1k",
     ),
 }
 

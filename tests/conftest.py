@@ -15,6 +15,8 @@ from lvexport.bundle import Bundle
 
 # Small networks gain nothing from threads, and threads that wait for one another lose much on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What the tests see must not depend on a network: tests of the hub bring one of their own.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 ALL = "coreml,tflite,executorch,onnx"
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -18,7 +18,19 @@ ALLOWED = {
     "converters": ("lvexport.converters",),
     "validation": ("lvexport.converters.contract", "lvexport.converters.recipes", "lvexport.validation"),
 }
-HEAVY = {"torch", "coremltools", "litert_torch", "ai_edge_quantizer", "executorch", "onnx", "onnxruntime", "onnxsim"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "timm",
+    "huggingface_hub",
+    "coremltools",
+    "litert_torch",
+    "ai_edge_quantizer",
+    "executorch",
+    "onnx",
+    "onnxruntime",
+    "onnxsim",
+}
 
 
 def imported(path: Path) -> Iterator[str]:

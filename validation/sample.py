@@ -72,10 +72,11 @@ def fit(pixels: NDArray[np.uint8], imgsz: int, interpolation: str, crop_pct: flo
 
 
 def normalise(pictures: NDArray[np.uint8], normalisation: Normalisation) -> NDArray[np.float32]:
-    """(n, h, w, 3) uint8 → (n, 3, h, w) float32, (x/255 - mean) / std."""
+    """(n, h, w, 3) uint8 RGB → (n, 3, h, w) float32, (x/255 - mean) / std, the channels in the program's order."""
     scaled = pictures.astype(np.float32) / np.float32(255)
     mean, std = (np.asarray(v, np.float32) for v in (normalisation.mean, normalisation.std))
-    return np.ascontiguousarray(((scaled - mean) / std).transpose(0, 3, 1, 2))
+    done = ((scaled - mean) / std)[..., :: 1 if normalisation.channels == "RGB" else -1]
+    return np.ascontiguousarray(done.transpose(0, 3, 1, 2))
 
 
 def synthetic(specs: tuple[TensorSpec, ...], count: int, seed: int = 0) -> dict[str, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,20 +63,24 @@ def test_core_ml_package_is_for_the_ios_asked_for(ios: str, opset: str, captured
     assert spec.mlProgram.functions["main"].opset == opset
 
 
+@pytest.mark.parametrize("channels", ["RGB", "BGR"])
 def test_core_ml_picture_package_has_preprocessing_and_labels(
-    model: nn.Module, captured: Captured, tmp_path: Path
+    channels: str, model: nn.Module, captured: Captured, tmp_path: Path
 ) -> None:
     import numpy as np
 
+    assert captured.normalisation is not None
+    captured = replace(captured, normalisation=replace(captured.normalisation, channels=channels))
     out = tmp_path / "small.mlpackage"
     CONVERTERS["coreml"].convert(captured, coreml_request(io="image"), out)
     package = mil.load(out)
     assert package.labels == LABELS
-    assert package.inputs[0].layout == "RGB"
+    assert package.inputs[0].layout == channels
     picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     scaled = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
     mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in ((0.1, 0.2, 0.3), (0.5, 0.6, 0.7)))
-    expected = torch.softmax(model((scaled - mean) / std), -1)[0]
+    prepared = (scaled - mean) / std
+    expected = torch.softmax(model(prepared if channels == "RGB" else prepared.flip(1)), -1)[0]
     answer = package.predict({"image": picture})
     (probabilities,) = (v for v in answer.values() if isinstance(v, dict))
     (label,) = (v for v in answer.values() if isinstance(v, str))

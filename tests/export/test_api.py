@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import lvexport
 from lvexport.errors import UnknownName
 from tests.examples.own_model import build
+from tests.models.test_layouts import ml_cvnets
 
 
 def test_a_module_in_memory(tmp_path: Path) -> None:
@@ -35,6 +36,25 @@ def test_a_built_network_keeps_its_name_and_preprocessing(tmp_path: Path) -> Non
     assert bundle.manifest.labels is not None
     assert bundle.results[0].verdict is not None
     assert bundle.results[0].verdict.passed
+
+
+def test_a_layout_brings_its_channel_order_and_what_is_made_of_it_is_kept(tmp_path: Path) -> None:
+    """MobileViT as ml-cvnets spells it takes blue first; that is known only once the file has been read."""
+    original = lvexport.build("mobilevit_xxs", weights="random", num_classes=4)
+    torch.save(ml_cvnets(original.state_dict()), tmp_path / "cvnets.pt")
+
+    def made() -> tuple[lvexport.Bundle, int]:
+        weights = tmp_path / "cvnets.pt"
+        bundle = lvexport.export("mobilevit", "onnx", weights=weights, num_classes=4, imgsz=64, output=tmp_path)
+        return bundle, (bundle.path / (bundle.results[0].path or "")).stat().st_ino
+
+    (first, inode), (second, again) = made(), made()
+    assert inode == again
+    for bundle in (first, second):
+        assert bundle.exit_code == 0
+        assert bundle.manifest.input.channels == "BGR"
+        assert bundle.manifest.model.weights.layout == "ml-cvnets"
+    assert lvexport.verify(first.path).exit_code == 0
 
 
 def test_own_code_is_made_anew_only_when_what_it_computes_changes(tmp_path: Path) -> None:

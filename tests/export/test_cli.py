@@ -42,6 +42,12 @@ REFUSED = [
     (("no/such/script.py:build", *ONNX), 2, "There is no script"),
     (("no_such_module:build", *ONNX), 2, "There is no module"),
     (("no_such.pt2", *ONNX), 2, "There is no program"),
+    (("hf:./nowhere", *ONNX), 2, "There is no config.json"),
+    (("hf:us/net", *ONNX), 2, "HF_HUB_OFFLINE"),
+    (("mobilevit", *ONNX, "--mean", "0.5"), 2, "--mean takes three numbers"),
+    (("mobilevit", *ONNX, "--interpolation", "nearest"), 2, "bilinear or bicubic"),
+    (("mobilevit", *ONNX, "--labels", "no_such.txt"), 2, "cannot be read"),
+    (("verify", ".", "--std", "1,1,1"), 2, "--against MODEL"),
     (("verify", "no/such/bundle"), 2, "There is nothing at"),
     (("verify", "."), 2, "is not a bundle"),
     (("verify", __file__), 2, "golden vectors"),
@@ -69,6 +75,14 @@ def test_what_cannot_be_done_is_answered_in_one_paragraph(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("classes", "noted"), [("5", True), ("1000", False)])
+def test_another_number_of_classes_than_the_published_is_noted(
+    classes: str, noted: bool, lvexport: Run, tmp_path: Path
+) -> None:
+    done = lvexport("mobilevit", "--weights", "random", "--num-classes", classes, *ONNX, "--output", "/proc/dist")
+    assert ("mobilevit_xxs with 5 classes, as --num-classes says; published: 1,000." in done.stderr) is noted
+
+
 def modules_after(*arguments: str) -> tuple[set[str], float]:
     """Which modules a command line loads, and its seconds of CPU beyond those of an empty program."""
     script = (
@@ -91,12 +105,23 @@ def modules_after(*arguments: str) -> tuple[set[str], float]:
         ("list", "targets"),
         ("mobilevitt", *ONNX),
         ("mobilevit", "--to", "x"),
+        ("hf:./nowhere", *ONNX),
+        ("timm:a b", *ONNX),
     ],
     ids=" ".join,
 )
 def test_light_commands_do_not_load_torch(arguments: tuple[str, ...]) -> None:
     loaded, _ = modules_after(*arguments)
-    assert not loaded & {"torch", "coremltools", "litert_torch", "executorch", "onnx", "onnxruntime"}
+    assert not loaded & {
+        "torch",
+        "transformers",
+        "timm",
+        "coremltools",
+        "litert_torch",
+        "executorch",
+        "onnx",
+        "onnxruntime",
+    }
     if arguments == ("--help",):
         assert not loaded & {"numpy", "pydantic", "PIL"}
 

@@ -86,7 +86,7 @@ def test_shares_weigh_the_workers_samples() -> None:
 
 @pytest.mark.parametrize("arguments", [(0, (32,), 1), (10, (), 1), (10, (0,), 1), (10, (32,), 0)])
 def test_what_makes_no_sense_is_refused(arguments: tuple[int, tuple[int, ...], int]) -> None:
-    with pytest.raises(ValueError, match="sampler|samples"):
+    with pytest.raises(ValueError, match=r"sampler|samples"):
         MultiScaleBatchSampler(*arguments)
 
 

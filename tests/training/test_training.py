@@ -34,7 +34,7 @@ ENTRY = ENTRIES["mobilevit_xxs"]
 
 
 def small() -> nn.Module:
-    """A network that trains in a moment, with everything in it that makes resuming hard: dropout and batch statistics."""
+    """A network that trains in a moment, with what makes resuming hard: dropout and batch statistics."""
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, stride=2),

@@ -51,6 +51,13 @@ def test_normalise_by_hand() -> None:
     np.testing.assert_allclose(done[0, :, 0, 0], [1.0, 0.0, 1.0], atol=1e-6)
 
 
+def test_normalise_turns_the_colours_round_last() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), np.uint8)
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    plain = sample.normalise(picture, Normalisation(mean, std))
+    np.testing.assert_array_equal(sample.normalise(picture, Normalisation(mean, std, "BGR")), plain[:, ::-1])
+
+
 def test_larger_inputs_get_fewer_pictures_but_never_few() -> None:
     sizes = [sample.size_of(imgsz) for imgsz in (32, 64, 128, 256, 512)]
     assert sizes == sorted(sizes, reverse=True)
