@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard export/*.py models/*.py training/*.py converters/*.py validation/*.py validation/*/*.py validation/mil/*/*.py)
 
-.PHONY: help install demo test test-slow lint format bench lock schema picture train-demo multi-scale sample docker clean
+.PHONY: help install demo test test-slow lint format bench lock schema picture train-demo matrix multi-scale sample docker clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -60,6 +60,9 @@ train-demo: install  ## train the demo checkpoints anew (each up to an hour on 2
 	$(BIN)/lvexport train mobile_former_26m --data fashion-mnist --half --output runs/demo/mobile_former_26m
 	$(BIN)/lvexport train efficientformer_nano --data fashion-mnist --half --output runs/demo/efficientformer_nano
 	cp runs/demo/*/*.safetensors runs/demo/*/*.json runs/demo/*/*.md runs/demo/*/*.svg models/checkpoints/
+
+matrix: install  ## build every network for every target and put the verdicts into the README (hours)
+	$(BIN)/python tools/matrix.py
 
 multi-scale: install  ## compare the multi-scale with the fixed sampler anew (hours; needs dataset-fashion-mnist)
 	$(BIN)/python tools/multi_scale.py

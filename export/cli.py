@@ -499,8 +499,6 @@ def train(
     """
     from lvexport import training_command
     from lvexport.render import training_progress, training_result, warn
-    from lvexport.training.run import Request
-    from lvexport.training.run import train as run
     from lvexport.training.schedule import Schedule
 
     entry, chosen, side = training_command.choose(model, data, sizes, imgsz)
@@ -508,10 +506,14 @@ def train(
     training_command.check_shares(warmup=warmup, label_smoothing=label_smoothing, ema_decay=ema_decay)
     schedule = Schedule(epochs, side, chosen, batch, lr, weight_decay, warmup, label_smoothing, ema_decay, seed)
     folder = output or Path("runs") / f"{entry.name}-{side}"
-    request = Request(entry, data, schedule, folder, half, force, workers, save_every)
     if not printing.quiet and entry.name != model:
         warn(f"{model} is a family; taking its smallest member, {entry.name}.", loud=False)
-    with training_progress(printing.quiet or printing.json) as (report, resuming):
+
+    from lvexport.training.run import Request
+    from lvexport.training.run import train as run
+
+    request = Request(entry, data, schedule, folder, half, force, workers, save_every)
+    with training_command.stoppable(), training_progress(printing.quiet or printing.json) as (report, resuming):
         outcome = run(request, report, resuming)
     if outcome is not None and printing.json:
         print_json(outcome.card)

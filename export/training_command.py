@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from lvexport.errors import UnknownName, UsageError
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lvexport.errors import Interrupted, UnknownName, UsageError
 from lvexport.models.registry import ENTRIES, Entry, families
 
 SMALL_PICTURES = {"fashion-mnist": 64}  # data sets whose pictures are smaller than the networks' own sizes
@@ -19,6 +22,15 @@ def choose(model: str, data: str, sizes: str, imgsz: int | None) -> tuple[Entry,
     for size in (side, *chosen):
         entry.check_size(size)
     return entry, chosen, side
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Say at Ctrl-C that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Interrupted("Stopped. Type the same command again to go on from the last saved state.") from error
 
 
 def parse_sizes(text: str) -> tuple[int, ...]:

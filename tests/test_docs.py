@@ -38,10 +38,17 @@ def test_readme_names_every_target_and_network() -> None:
         assert f"`{name}`" in README
 
 
-def test_readme_states_the_card_of_the_demo() -> None:
-    shipped = demo("mobilevit_xxs")
-    assert shipped is not None
-    assert f"{shipped.card['test_accuracy']:.2%}".replace("%", " %") in README
+def test_readme_states_the_cards_of_the_demos() -> None:
+    shipped = [found for name in ENTRIES if (found := demo(name)) is not None]
+    assert {ENTRIES[found.model].family for found in shipped} == {"mobilevit", "mobile_former", "efficientformer"}
+    for found in shipped:
+        assert f"{found.card['test_accuracy']:.2%}".replace("%", " %") in README
+        accuracy, images, seconds = (found.card[key] for key in ("test_accuracy", "test_images", "training_seconds"))
+        assert isinstance(accuracy, float)
+        assert isinstance(seconds, int)
+        assert accuracy >= 0.9
+        assert images == 10_000
+        assert seconds <= 3600
 
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/verdict.md", "docs/bundle.md"])

@@ -1,4 +1,4 @@
-"""Trains one network with the fixed and with the multi-scale sampler and writes docs/multi-scale.md: ``make multi-scale``.
+"""Trains one network with either sampler and writes docs/multi-scale.md: ``make multi-scale``.
 
 For each seed the two runs go on side by side, one thread each, so that whatever else the machine does slows both.
 Interrupted runs go on where they were; finished ones are kept. Needs Debian's ``dataset-fashion-mnist``.
@@ -100,11 +100,11 @@ def conclusions(results: dict[tuple[str, int], dict[str, Any]]) -> str:
 
 TEXT = """# The multi-scale sampler against the fixed one
 
-MobileViT's authors train with a sampler that draws a resolution for each batch (arXiv 2110.02178, section 3.3) and report
-that it is faster and that networks keep their accuracy over a range of resolutions. This is {model} on all 60,000
-training images of Fashion-MNIST, {epochs} epochs, {seeds} seeds, measured on all 10,000 test images. The fixed sampler
-draws 96 × 96 pixels; the multi-scale one 64, 96 and 128, with as many pixels in a batch. Everything else is the same.
-`make multi-scale` makes this page. The two runs of a seed went on side by side, one thread each.
+MobileViT's authors train with a sampler that draws a resolution for each batch (arXiv 2110.02178, section 3.3) and
+report that it is faster and that networks keep their accuracy over a range of resolutions. This is {model} on all
+60,000 training images of Fashion-MNIST, {epochs} epochs, {seeds} seeds, measured on all 10,000 test images. The fixed
+sampler draws 96 × 96 pixels; the multi-scale one 64, 96 and 128, with as many pixels in a batch. Everything else is the
+same. `make multi-scale` makes this page. The two runs of a seed went on side by side, one thread each.
 
 {table}
 
@@ -112,14 +112,15 @@ draws 96 × 96 pixels; the multi-scale one 64, 96 and 128, with as many pixels i
 
 {conclusions}
 
-Fashion-MNIST's images have 28 × 28 pixels, so a larger size shows the network nothing more, which the paper's images do.
+Fashion-MNIST's images have 28 × 28 pixels, so a larger size shows the network nothing more. The paper's images do.
 """
 
 
 def main() -> None:
     for seed in SEEDS:
         runs = [start(sizes, seed) for sizes in (FIXED, MULTI)]
-        if any([run.wait() for run in runs]):
+        codes = [run.wait() for run in runs]
+        if any(codes):
             sys.exit("A training failed; what it printed is above. Type the same again to go on.")
     results = {(sizes, seed): measure(sizes, seed) for sizes in (FIXED, MULTI) for seed in SEEDS}
     draw(results)

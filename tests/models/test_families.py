@@ -34,7 +34,7 @@ def test_a_family_is_its_smallest_member() -> None:
         "mobilevit": "mobilevit_xxs",
         "mobilevitv2": "mobilevitv2_050",
         "mobile_former": "mobile_former_26m",
-        "efficientformer": "efficientformer_l1",
+        "efficientformer": "efficientformer_nano",
         "efficientformerv2": "efficientformerv2_s0",
     }
 
