@@ -30,14 +30,14 @@ def halve(program: ExportedProgram) -> ExportedProgram:
     """The same program with weights and arithmetic in half precision; inputs and outputs keep their types.
 
     Batch normalisation is folded into convolutions while both are in single precision: folded in half, every channel's
-    factor would be rounded, and such errors do not average out. Layer normalisation is computed in single precision
-    between casts, for it sums squares over the width: ExecuTorch's portable kernel loses all digits there in half
-    precision from a width of some hundreds on.
+    factor would be rounded, and such errors do not average out. Layer and group normalisation are computed in single
+    precision between casts, for they sum squares over the width or more: ExecuTorch's portable kernel loses all digits
+    there in half precision from a width of some hundreds on.
     """
     module = program.module()
     assert isinstance(module, torch.fx.GraphModule)
     fold_batch_norms(module)
-    widen_layer_norms(module)
+    widen_norms(module)
     return torch.export.export(_Half(module), examples(program))
 
 
@@ -72,10 +72,15 @@ def attach(module: torch.fx.GraphModule, name: str, value: Tensor) -> str:
     return name
 
 
-def widen_layer_norms(module: torch.fx.GraphModule) -> None:
-    """Put casts to single precision before every layer normalisation, and one to half behind it."""
+def widen_norms(module: torch.fx.GraphModule) -> None:
+    """Put casts to single precision before every layer or group normalisation, and one to half behind it."""
     aten, graph = torch.ops.aten, module.graph
-    for node in graph.find_nodes(op="call_function", target=aten.layer_norm.default):
+    nodes = [
+        node
+        for target in (aten.layer_norm.default, aten.group_norm.default)
+        for node in graph.find_nodes(op="call_function", target=target)
+    ]
+    for node in nodes:
         with graph.inserting_before(node):
             for given in {arg for arg in node.args if isinstance(arg, torch.fx.Node)}:
                 node.replace_input_with(given, graph.call_function(aten.to.dtype, (given, torch.float32)))
@@ -83,6 +88,49 @@ def widen_layer_norms(module: torch.fx.GraphModule) -> None:
             narrowed = graph.call_function(aten.to.dtype, (node, torch.float16))
         node.replace_all_uses_with(narrowed, delete_user_cb=lambda user, kept=narrowed: user is not kept)
     module.recompile()
+
+
+def spell_group_norms(program: ExportedProgram) -> ExportedProgram:
+    """The same program with every group normalisation spelled out, in two passes and sums of sums.
+
+    ExecuTorch's portable kernel takes the variance as E[x²] - E[x]² from plain running sums in single precision
+    (kernels/portable/cpu/op_native_group_norm.cpp): over the 100,000 numbers of a map that leaves 4 digits.
+    """
+    module = program.module()
+    assert isinstance(module, torch.fx.GraphModule)
+    for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten.group_norm.default):
+        with module.graph.inserting_before(node):
+            node.replace_all_uses_with(_spelled_group_norm(module.graph, *node.args))
+        module.graph.erase_node(node)
+    module.recompile()
+    return torch.export.export(module, examples(program))
+
+
+def _spelled_group_norm(
+    graph: torch.fx.Graph,
+    x: torch.fx.Node,
+    groups: int,
+    weight: torch.fx.Node | None = None,
+    bias: torch.fx.Node | None = None,
+    eps: float = 1e-5,
+    cudnn: bool = True,
+) -> torch.fx.Node:
+    """The nodes that stand for one group normalisation of (N, C, …); the last of them."""
+    aten, call = torch.ops.aten, graph.call_function
+    n, channels, *rest = x.meta["val"].shape
+
+    def mean(of: torch.fx.Node) -> torch.fx.Node:
+        return call(aten.mean.dim, (call(aten.mean.dim, (of, [3], True)), [2], True))
+
+    grouped = call(aten.reshape.default, (x, [n, groups, channels // groups, -1]))
+    centred = call(aten.sub.Tensor, (grouped, mean(grouped)))
+    variance = mean(call(aten.mul.Tensor, (centred, centred)))
+    scaled = call(aten.mul.Tensor, (centred, call(aten.rsqrt.default, (call(aten.add.Scalar, (variance, eps)),))))
+    y = call(aten.reshape.default, (scaled, [n, channels, *rest]))
+    for operation, factor in ((aten.mul.Tensor, weight), (aten.add.Tensor, bias)):
+        if factor is not None:
+            y = call(operation, (y, call(aten.reshape.default, (factor, [1, channels, *(1 for _ in rest)]))))
+    return y
 
 
 def flatten_softmax(program: ExportedProgram) -> ExportedProgram:

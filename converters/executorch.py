@@ -25,11 +25,12 @@ class ExecuTorch:
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
-        from lvexport.converters.derived import flatten_softmax, halve
+        from lvexport.converters.derived import flatten_softmax, halve, spell_group_norms
 
-        program = flatten_softmax(captured.program())
+        program = captured.program()
         if request.recipe.name == "fp16":
             program = halve(program)
+        program = spell_group_norms(flatten_softmax(program))
         lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
         out.write_bytes(lowered.buffer)
         return Notes("torch.export")

@@ -20,13 +20,14 @@ from torch import nn
 import lvexport
 from lvexport.models.preprocessing import Preprocessing
 from lvexport.models.registry import ENTRIES
-from lvexport.training.data import Data, open_data
+from lvexport.training.data import Data, in_order, loader, open_data
 from lvexport.training.errors import TrainingError
 from lvexport.training.evaluation import accuracy
 from lvexport.training.loop import Hooks, Trainer, decayed
 from lvexport.training.run import Request, train
 from lvexport.training.schedule import Schedule, learning_rate
 from lvexport.training.snapshot import Snapshot
+from lvexport.training.statistics import refresh
 from lvexport.training.workers import ALONE
 
 SHORT = Schedule(epochs=2, imgsz=32, sizes=(32, 64), batch=4, ema_decay=0.9)
@@ -227,3 +228,16 @@ def test_workers_with_batches_of_different_size_weigh_every_sample_alike(picture
     )
     assert done.returncode == 0, done.stderr
     assert "alike" in done.stdout
+
+
+def test_statistics_are_those_of_the_size_asked_for(data: Data) -> None:
+    made = trainer(data, replace(SHORT, sizes=(32, 96))).run(Hooks())
+    model = made.module
+    refresh(model, data.train, 32, ALONE, processes=0)
+    assert isinstance(model[1], nn.BatchNorm2d)
+    seen: list[torch.Tensor] = []
+    model[0].register_forward_hook(lambda _, __, y: seen.append(y))
+    for x, _ in loader(data.train, list(in_order(range(len(data.train)), 32, 128))):
+        model(x)
+    assert torch.allclose(model[1].running_mean, torch.cat(seen).mean(dim=(0, 2, 3)), atol=1e-4)
+    assert not model.training
