@@ -13,11 +13,13 @@ from torch.nn import functional as F
 
 from lvexport.models import weights as checkpoints
 from lvexport.models.errors import ModelError
+from lvexport.models.layers import LAYER_SCALES
 from lvexport.models.layouts import Layout
 from lvexport.models.provenance import RANDOM_SEED, Provenance, choose_weights, describe
 from lvexport.models.registry import ENTRIES
 
 SETTLED_GAIN = 0.5
+SETTLED_SCALE = 0.1
 SETTLING_SIZE = 128  # pixels a side; every network here takes it
 
 
@@ -56,8 +58,12 @@ def settle(model: nn.Module, imgsz: int = SETTLING_SIZE) -> None:
     Three choices keep the network from amplifying the rounding of its first blocks in all later ones, as trained ones
     do not: the pictures have details of every size, as natural ones do; a layer's channels share one variance, so that
     one in which the pictures happen to cancel out is not blown up; and shifts are random, for without them the last
-    average over positions is of numbers around zero and cancels as well.
+    average over positions is of numbers around zero and cancels as well. Layer scales are opened as far as CaiT opens
+    them (arXiv 2103.17239): at EfficientFormer's first 1e-5 no fault in a branch could be seen.
     """
+    for name, parameter in model.named_parameters():
+        if name.rpartition(".")[2] in LAYER_SCALES:
+            parameter.fill_(SETTLED_SCALE)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.weight.fill_(SETTLED_GAIN)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+LAYER_SCALES = ("scale1", "scale2")  # names of what a block's branches are multiplied by, channel by channel
 PATCH = 2  # pixels a side of an unfolded patch, at every stage of MobileViT (arXiv 2110.02178, section 4.1; 2206.02680)
 
 

@@ -126,8 +126,8 @@ def trained_for(entry: Entry, weights: Weights) -> Provenance:
     if weights.kind == "demo":
         shipped = demo(entry.name)
         assert shipped is not None
-        classes = shipped.classes
-        return Provenance(entry.name, weights, len(classes), shipped.imgsz, classes, Preprocessing())
+        classes, preprocessing = shipped.classes, carried(shipped.weights).preprocessing or Preprocessing()
+        return Provenance(entry.name, weights, len(classes), shipped.imgsz, classes, preprocessing)
     if weights.path is None:
         return published
     found = carried(weights.path)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from lvexport.models.build import fresh
@@ -183,6 +183,6 @@ def write_weights(
         "preprocessing": json.dumps(asdict(preprocessing)),
     }
     beside = path.with_suffix(".part")
-    save_file(state, beside, metadata=metadata)
+    beside.write_bytes(save(state, metadata=metadata))  # save_file makes a file that nobody else may read
     beside.replace(path)
     return load_file(path)

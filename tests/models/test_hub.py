@@ -208,5 +208,5 @@ def test_a_network_without_a_demo_says_what_was_tried(server: Hub, monkeypatch: 
     with pytest.raises(WeightsError, match=r"timm/mobilevit_s\.cvnets_in1k is not in the cache.*--weights random"):
         choose_weights("mobilevit_s", "auto")
     assert demo("mobilevit_s") is None
-    with pytest.raises(WeightsError, match=r"No trained weights for mobile_former_26m are here\. Give"):
-        choose_weights("mobile_former_26m", "auto")
+    with pytest.raises(WeightsError, match=r"No trained weights for mobile_former_52m are here\. Give"):
+        choose_weights("mobile_former_52m", "auto")

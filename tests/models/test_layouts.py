@@ -28,7 +28,9 @@ def moved(model: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(1)
     for value in model.state_dict().values():
         if value.is_floating_point():
-            value.add_(0.05 * torch.rand(value.shape, generator=generator))
+            # Around zero for weights, which would else all grow alike and overflow; variances stay positive.
+            centre = 0.5 if value.ndim > 1 else 0.0
+            value.add_(0.05 * (torch.rand(value.shape, generator=generator) - centre))
     return model
 
 
