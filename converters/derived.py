@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -34,11 +35,23 @@ def halve(program: ExportedProgram) -> ExportedProgram:
     precision between casts, for they sum squares over the width or more: ExecuTorch's portable kernel loses all digits
     there in half precision from a width of some hundreds on.
     """
+    module = rewritten(program, fold_batch_norms, widen_norms)
+    return torch.export.export(_Half(module), examples(program))
+
+
+def for_xnnpack(program: ExportedProgram) -> ExportedProgram:
+    """The same program in the form in which ExecuTorch computes all of it right."""
+    return torch.export.export(rewritten(program, flatten_softmax, spell_group_norms), examples(program))
+
+
+def rewritten(program: ExportedProgram, *rewrites: Callable[[torch.fx.GraphModule], None]) -> torch.fx.GraphModule:
+    """The program as a module, rewritten in place by each in turn."""
     module = program.module()
     assert isinstance(module, torch.fx.GraphModule)
-    fold_batch_norms(module)
-    widen_norms(module)
-    return torch.export.export(_Half(module), examples(program))
+    for rewrite in rewrites:
+        rewrite(module)
+    module.recompile()
+    return module
 
 
 def fold_batch_norms(module: torch.fx.GraphModule) -> None:
@@ -58,7 +71,6 @@ def fold_batch_norms(module: torch.fx.GraphModule) -> None:
         conv.args = (conv.args[0], *nodes, *conv.args[3:])
         norm.replace_all_uses_with(conv)
         graph.erase_node(norm)
-    module.recompile()
 
 
 def constant(module: torch.fx.GraphModule, node: torch.fx.Node | None) -> Any:
@@ -87,27 +99,24 @@ def widen_norms(module: torch.fx.GraphModule) -> None:
         with graph.inserting_after(node):
             narrowed = graph.call_function(aten.to.dtype, (node, torch.float16))
         node.replace_all_uses_with(narrowed, delete_user_cb=lambda user, kept=narrowed: user is not kept)
-    module.recompile()
 
 
-def spell_group_norms(program: ExportedProgram) -> ExportedProgram:
-    """The same program with every group normalisation spelled out, in two passes and sums of sums.
+def spell_group_norms(module: torch.fx.GraphModule) -> None:
+    """Spell out every group normalisation, in two passes and sums of sums.
 
     ExecuTorch's portable kernel takes the variance as E[x²] - E[x]² from plain running sums in single precision
     (kernels/portable/cpu/op_native_group_norm.cpp): over the 100,000 numbers of a map that leaves 4 digits.
     """
-    module = program.module()
-    assert isinstance(module, torch.fx.GraphModule)
     for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten.group_norm.default):
         with module.graph.inserting_before(node):
-            node.replace_all_uses_with(_spelled_group_norm(module.graph, *node.args))
+            spelled = _spelled_group_norm(module.graph, tuple(node.meta["val"].shape), *node.args)
+        node.replace_all_uses_with(spelled)
         module.graph.erase_node(node)
-    module.recompile()
-    return torch.export.export(module, examples(program))
 
 
 def _spelled_group_norm(
     graph: torch.fx.Graph,
+    shape: tuple[int, ...],
     x: torch.fx.Node,
     groups: int,
     weight: torch.fx.Node | None = None,
@@ -115,9 +124,9 @@ def _spelled_group_norm(
     eps: float = 1e-5,
     cudnn: bool = True,
 ) -> torch.fx.Node:
-    """The nodes that stand for one group normalisation of (N, C, …); the last of them."""
+    """The nodes that stand for one group normalisation of ``shape``, (N, C, …); the last of them."""
     aten, call = torch.ops.aten, graph.call_function
-    n, channels, *rest = x.meta["val"].shape
+    n, channels, *rest = shape
 
     def mean(of: torch.fx.Node) -> torch.fx.Node:
         return call(aten.mean.dim, (call(aten.mean.dim, (of, [3], True)), [2], True))
@@ -126,23 +135,21 @@ def _spelled_group_norm(
     centred = call(aten.sub.Tensor, (grouped, mean(grouped)))
     variance = mean(call(aten.mul.Tensor, (centred, centred)))
     scaled = call(aten.mul.Tensor, (centred, call(aten.rsqrt.default, (call(aten.add.Scalar, (variance, eps)),))))
-    y = call(aten.reshape.default, (scaled, [n, channels, *rest]))
+    y = call(aten.reshape.default, (scaled, list(shape)))
     for operation, factor in ((aten.mul.Tensor, weight), (aten.add.Tensor, bias)):
         if factor is not None:
             y = call(operation, (y, call(aten.reshape.default, (factor, [1, channels, *(1 for _ in rest)]))))
     return y
 
 
-def flatten_softmax(program: ExportedProgram) -> ExportedProgram:
-    """The same program with every softmax of four-dimensional numbers taken over a matrix.
+def flatten_softmax(module: torch.fx.GraphModule) -> None:
+    """Take every softmax of four-dimensional numbers over a matrix.
 
     ExecuTorch 1.5.1 keeps what follows a convolution in channels-last order, and its pass that does so
     (backends/xnnpack/_passes/channels_last_tagged_reshape_pass.py) leaves softmax out of the operators that need the
     original order: the delegate then normalises over channels in place of the last dimension. A reshape restores the
     order, as it did for other ranks in pytorch/executorch pull request 12520.
     """
-    module = program.module()
-    assert isinstance(module, torch.fx.GraphModule)
     aten, graph = torch.ops.aten, module.graph
     for node in graph.find_nodes(op="call_function", target=aten.softmax.int):
         shape = tuple(node.meta["val"].shape)
@@ -156,8 +163,6 @@ def flatten_softmax(program: ExportedProgram) -> ExportedProgram:
         with graph.inserting_after(node):
             restored = graph.call_function(aten.reshape.default, (node, list(shape)))
         node.replace_all_uses_with(restored, delete_user_cb=lambda user, kept=restored: user is not kept)
-    module.recompile()
-    return torch.export.export(module, examples(program))
 
 
 class _PictureClassifier(nn.Module):

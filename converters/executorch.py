@@ -25,13 +25,12 @@ class ExecuTorch:
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
-        from lvexport.converters.derived import flatten_softmax, halve, spell_group_norms
+        from lvexport.converters.derived import for_xnnpack, halve
 
         program = captured.program()
         if request.recipe.name == "fp16":
             program = halve(program)
-        program = spell_group_norms(flatten_softmax(program))
-        lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+        lowered = to_edge_transform_and_lower(for_xnnpack(program), partitioner=[XnnpackPartitioner()]).to_executorch()
         out.write_bytes(lowered.buffer)
         return Notes("torch.export")
 

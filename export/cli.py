@@ -223,8 +223,8 @@ def note_choices(typed: str, source: Source, selection: Selection, printing: Pri
 
     if printing.quiet:
         return
-    if source.kind == "registry" and typed != source.name:
-        warn(f"{typed} is a family; taking its smallest member, {source.name}.", loud=False)
+    if source.kind == "registry":
+        note_family(typed, source.name, printing)
     if source.weights.kind == "demo":
         repo = ENTRIES[source.name].repo
         why = f" The official ones, {repo}, could not be had." if selection.weights == "auto" and repo else ""
@@ -237,6 +237,14 @@ def note_choices(typed: str, source: Source, selection: Selection, printing: Pri
         warn(f"{source.name} from {source.weights.repo}, commit {source.weights.revision}.", loud=False)
     if source.weights.kind == "random":
         warn("RANDOM WEIGHTS: the artifacts compute what the original computes, and that is noise.", loud=True)
+
+
+def note_family(typed: str, taken: str, printing: Printing) -> None:
+    """Say on standard error which network stands for a family."""
+    from lvexport.render import warn
+
+    if typed != taken and not printing.quiet:
+        warn(f"{typed} is a family; taking its smallest member, {taken}.", loud=False)
 
 
 def note_classes(source: Source, selection: Selection, printing: Printing) -> None:
@@ -498,7 +506,7 @@ def train(
         Train anew, also where a training is finished or can be gone on with.
     """
     from lvexport import training_command
-    from lvexport.render import training_progress, training_result, warn
+    from lvexport.render import training_progress, training_result
     from lvexport.training.schedule import Schedule
 
     entry, chosen, side = training_command.choose(model, data, sizes, imgsz)
@@ -506,8 +514,7 @@ def train(
     training_command.check_shares(warmup=warmup, label_smoothing=label_smoothing, ema_decay=ema_decay)
     schedule = Schedule(epochs, side, chosen, batch, lr, weight_decay, warmup, label_smoothing, ema_decay, seed)
     folder = output or Path("runs") / f"{entry.name}-{side}"
-    if not printing.quiet and entry.name != model:
-        warn(f"{model} is a family; taking its smallest member, {entry.name}.", loud=False)
+    note_family(model, entry.name, printing)
 
     from lvexport.training.run import Request
     from lvexport.training.run import train as run

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from lvexport.errors import UsageError
 from lvexport.models import hub
 from lvexport.models.errors import Absent, WeightsError
-from lvexport.models.provenance import CHECKPOINT, RANDOM_SEED, Weights, file_or_random
+from lvexport.models.provenance import CHECKPOINT, PICKLED, RANDOM_SEED, Weights, check_count, file_or_random
 from lvexport.overrides import Overrides, check_labels
 from lvexport.processors import own_size, preprocessing
 from lvexport.source import DEFAULT_IMGSZ, Source, check_library, check_side, plain_name
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 PREFIX = "hf:"
 ID = re.compile(r"((?:[\w.-]+/)?[\w.-]+)(?:@([\w./-]+))?")
-CONFIG, PROCESSOR, PICKLED = "config.json", "preprocessor_config.json", "pytorch_model.bin"
+CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 
 
 @dataclass(frozen=True)
@@ -154,8 +154,7 @@ def unnamed(label: str) -> bool:
 
 def check_classes(origin: Origin, known: int, asked: int) -> None:
     """Raise UsageError unless the weights, which know so many classes, can be asked for as many."""
-    if asked < 1:
-        raise UsageError(f"A classifier has at least one class; --num-classes {asked} cannot be built.")
+    check_count(asked)
     if asked != known:
         raise UsageError(
             f"{origin.spec} knows {known} classes, not {asked}. Leave --num-classes out, or give a checkpoint of your "

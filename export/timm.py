@@ -11,7 +11,7 @@ from lvexport.errors import UsageError
 from lvexport.models import hub
 from lvexport.models.errors import Absent
 from lvexport.models.preprocessing import INTERPOLATIONS, Preprocessing
-from lvexport.models.provenance import CHECKPOINT, RANDOM_SEED, Weights, file_or_random, of_hub
+from lvexport.models.provenance import CHECKPOINT, PICKLED, RANDOM_SEED, Weights, check_count, file_or_random, of_hub
 from lvexport.overrides import Overrides
 from lvexport.source import Source, check_library, check_side, plain_name
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 PREFIX = "timm:"
-PICKLED = "pytorch_model.bin"
 
 
 def resolve(spec: str, weights: str, num_classes: int | None, imgsz: int | None, overrides: Overrides) -> Source:
@@ -106,8 +105,8 @@ def located(published: Any, source: Source) -> Weights:
 
 def check_classes(source: Source, weights: Weights, known: int) -> None:
     """timm would draw another classifier at random where the numbers of classes differ."""
-    if source.num_classes is not None and source.num_classes < 1:
-        raise UsageError(f"A classifier has at least one class; --num-classes {source.num_classes} cannot be built.")
+    if source.num_classes is not None:
+        check_count(source.num_classes)
     if weights.kind == "hub" and source.num_classes not in (None, known):
         raise UsageError(
             f"The weights of {source.spec} know {known} classes, not {source.num_classes}. Leave --num-classes out, or "

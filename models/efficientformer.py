@@ -12,7 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lvexport.models.layers import AttentionBias, ConvNormAct, DistilledClassifier, initialise
+from lvexport.models.layers import (
+    AttentionBias,
+    ConvNormAct,
+    DistilledClassifier,
+    each_map,
+    initialise,
+    patch_embedding,
+)
 from lvexport.models.layouts import Layout
 
 # The numbers are those of snap-research/EfficientFormer, models/efficientformer.py.
@@ -178,10 +185,7 @@ class EfficientFormer(nn.Module):
         super().__init__()
         v = variant
         self.channels = v.widths
-        self.stem = nn.Sequential(
-            ConvNormAct(3, v.widths[0] // 2, kernel_size=3, stride=2, act=nn.ReLU, bias=True),
-            ConvNormAct(v.widths[0] // 2, v.widths[0], kernel_size=3, stride=2, act=nn.ReLU, bias=True),
-        )
+        self.stem = patch_embedding(v.widths[0], nn.ReLU)
         in_widths = (v.widths[0], *v.widths)
         self.stages = nn.Sequential(
             *(Stage(i + 1, in_widths[i], v.widths[i], v.depths[i], v.attention) for i in range(4))
@@ -192,12 +196,8 @@ class EfficientFormer(nn.Module):
     def features(self, x: Tensor) -> list[Tensor]:
         """The map after each of the four stages: (N, channels[i], H / strides[i], W / strides[i])."""
         rows, columns = (-(-side // self.strides[-1]) for side in x.shape[2:])
-        x = self.stem(x)
-        maps = []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        maps[-1] = x.transpose(1, 2).reshape(x.shape[0], -1, rows, columns)
+        maps = each_map(self.stages, self.stem(x))
+        maps[-1] = maps[-1].transpose(1, 2).reshape(x.shape[0], -1, rows, columns)
         return maps
 
     def forward(self, x: Tensor) -> Tensor:

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lvexport.models.efficientformer import DERIVED, LAYER_SCALE, ONE_HEAD, SNAP_TRUNK
-from lvexport.models.layers import AttentionBias, ConvNormAct, DistilledClassifier, initialise
+from lvexport.models.layers import (
+    AttentionBias,
+    ConvNormAct,
+    DistilledClassifier,
+    each_map,
+    initialise,
+    patch_embedding,
+)
 from lvexport.models.layouts import Layout
 
 # The numbers are those of snap-research/EfficientFormer, models/efficientformer_v2.py.
@@ -233,10 +240,7 @@ class EfficientFormerV2(nn.Module):
         super().__init__()
         v = variant
         self.channels = v.widths
-        self.stem = nn.Sequential(
-            ConvNormAct(3, v.widths[0] // 2, kernel_size=3, stride=2, act=nn.GELU, bias=True),
-            ConvNormAct(v.widths[0] // 2, v.widths[0], kernel_size=3, stride=2, act=nn.GELU, bias=True),
-        )
+        self.stem = patch_embedding(v.widths[0], nn.GELU)
         in_widths = (v.widths[0], *v.widths)
         self.stages = nn.Sequential(
             *(Stage(i + 1, in_widths[i], v.widths[i], v.expansions[i], v.attention) for i in range(4))
@@ -246,12 +250,7 @@ class EfficientFormerV2(nn.Module):
 
     def features(self, x: Tensor) -> list[Tensor]:
         """The map after each of the four stages: (N, channels[i], H / strides[i], W / strides[i])."""
-        x = self.stem(x)
-        maps = []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        return maps
+        return each_map(self.stages, self.stem(x))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.features(x)[-1])

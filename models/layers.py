@@ -41,6 +41,23 @@ class ConvNormAct(nn.Sequential):
             self.act = act()
 
 
+def patch_embedding(width: int, act: type[nn.Module]) -> nn.Sequential:
+    """EfficientFormer's stem, two 3×3 convolutions of stride 2: (N, 3, H, W) → (N, width, H/4, W/4)."""
+    return nn.Sequential(
+        ConvNormAct(3, width // 2, kernel_size=3, stride=2, act=act, bias=True),
+        ConvNormAct(width // 2, width, kernel_size=3, stride=2, act=act, bias=True),
+    )
+
+
+def each_map(stages: nn.Sequential, x: Tensor) -> list[Tensor]:
+    """What every stage in turn makes of the one before."""
+    maps = []
+    for stage in stages:
+        x = stage(x)
+        maps.append(x)
+    return maps
+
+
 class InvertedResidual(nn.Module):
     """MobileNetV2's block (arXiv 1801.04381): widen by 1×1, filter each channel by 3×3, narrow by 1×1.
 

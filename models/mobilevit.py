@@ -13,14 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lvexport.models.layers import (
-    PATCH,
-    ConvNormAct,
-    InvertedResidual,
-    TransformerBlock,
-    initialise,
-    tiled,
-)
+from lvexport.models.layers import PATCH, ConvNormAct, InvertedResidual, TransformerBlock, each_map, initialise, tiled
 from lvexport.models.layouts import Fusion, Layout
 
 HEADS = 4  # attention heads, at every stage (paper's released configurations)
@@ -124,12 +117,7 @@ class MobileViT(nn.Module):
 
     def features(self, x: Tensor) -> list[Tensor]:
         """The map after each of the five stages: (N, channels[i], H / strides[i], W / strides[i])."""
-        x = self.stem(x)
-        maps = []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        return maps
+        return each_map(self.stages, self.stem(x))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.head(self.features(x)[-1])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lvexport.models.layers import PATCH, ConvNormAct, InvertedResidual, initialise, tiled
+from lvexport.models.layers import PATCH, ConvNormAct, InvertedResidual, each_map, initialise, tiled
 from lvexport.models.layouts import Layout
 from lvexport.models.mobilevit import CVNETS_TRUNK, TIMM_LAYOUT, TRANSFORMERS_NORMS, TRANSFORMERS_TRUNK
 
@@ -145,12 +145,7 @@ class MobileViTV2(nn.Module):
 
         The last three have their sides rounded up to whole patches, so that 224 pixels end as 8, not 7.
         """
-        x = self.stem(x)
-        maps = []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        return maps
+        return each_map(self.stages, self.stem(x))
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.features(x)[-1].mean(dim=(2, 3)))

@@ -13,7 +13,7 @@ from lvexport.models.preprocessing import Preprocessing
 from lvexport.models.registry import ENTRIES, Entry, demo
 
 RANDOM_SEED = 0
-CHECKPOINT = "model.safetensors"  # what timm and transformers call their weights on the hub
+CHECKPOINT, PICKLED = "model.safetensors", "pytorch_model.bin"  # timm's and transformers' names on the hub, new and old
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,7 @@ def describe(entry: Entry, weights: Weights, num_classes: int | None = None, img
     classes = known.num_classes if num_classes is None else num_classes
     size = known.imgsz if imgsz is None else imgsz
     entry.check_size(size)
-    if classes < 1:
-        raise ModelError(f"A classifier has at least one class; --num-classes {classes} cannot be built.")
+    check_count(classes)
     if weights.kind in ("demo", "hub") and classes != known.num_classes:
         raise WeightsError(
             f"The {weights.kind} checkpoint of {entry.name} knows {known.num_classes} classes, not {classes}. Leave "
@@ -118,6 +117,12 @@ def describe(entry: Entry, weights: Weights, num_classes: int | None = None, img
         )
     labels = known.labels if len(known.labels) == classes else ()
     return replace(known, num_classes=classes, imgsz=size, labels=labels)
+
+
+def check_count(classes: int) -> None:
+    """Raise ModelError for a number of classes that no classifier has."""
+    if classes < 1:
+        raise ModelError(f"A classifier has at least one class; --num-classes {classes} cannot be built.")
 
 
 def trained_for(entry: Entry, weights: Weights) -> Provenance:

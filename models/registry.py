@@ -68,6 +68,8 @@ class Demo:
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# 224 pixels out of 256 in snap-research/EfficientFormer, util/datasets.py, for both versions (timm crops to 0.95).
+SNAP = Preprocessing(IMAGENET_MEAN, IMAGENET_STD, "bicubic", 224 / 256)
 
 
 def _family(
@@ -136,11 +138,10 @@ ENTRIES: dict[str, Entry] = {
             "mobile_former_508m": 13_976_976,
         },
     ),
-    # 224 pixels out of 256 in snap-research/EfficientFormer, util/datasets.py, for both versions (timm crops to 0.95).
     **_family(
         "efficientformer",
         224,
-        Preprocessing(IMAGENET_MEAN, IMAGENET_STD, "bicubic", 224 / 256),
+        SNAP,
         "arXiv 2206.01191; counts of snap-research/EfficientFormer",
         {"efficientformer_l1": 12_289_928, "efficientformer_l3": 31_406_000, "efficientformer_l7": 82_229_328},
         tag="snap_dist_in1k",
@@ -148,14 +149,14 @@ ENTRIES: dict[str, Entry] = {
     **_family(
         "efficientformer",
         224,
-        Preprocessing(IMAGENET_MEAN, IMAGENET_STD, "bicubic", 224 / 256),
+        SNAP,
         "lvexport's own, after arXiv 2206.01191",
         {"efficientformer_nano": 3_135_792},
     ),
     **_family(
         "efficientformerv2",
         224,
-        Preprocessing(IMAGENET_MEAN, IMAGENET_STD, "bicubic", 224 / 256),
+        SNAP,
         "arXiv 2212.08059; counts of snap-research/EfficientFormer",
         {
             "efficientformerv2_s0": 3_600_256,

@@ -19,6 +19,7 @@ from lvexport.training.evaluation import accuracy
 from lvexport.training.sampler import MultiScaleBatchSampler
 from lvexport.training.schedule import Schedule, learning_rate
 from lvexport.training.snapshot import Point, Position, Snapshot
+from lvexport.training.statistics import refresh
 from lvexport.training.workers import Worker
 
 CURVE_SAMPLES = 2000  # pictures, at most, that accuracy is measured on after an epoch; in the end it is all of them
@@ -86,7 +87,7 @@ class Trainer:
         )
 
     def run(self, hooks: Hooks) -> AveragedModel:
-        """Train to the end and return the average of the weights, in evaluation mode."""
+        """Train to the end and return the average of the weights, in evaluation mode, its statistics taken anew."""
         before, start = self.position.seconds, time.monotonic()
         saved, parallel = start, self.worker.wrap(self.model)
         losses: list[Tensor] = []
@@ -104,6 +105,7 @@ class Trainer:
             self.position.seconds = before + time.monotonic() - start
             hooks.save(self.snapshot())
             saved = time.monotonic()
+        refresh(self.average.module, self.data.train, self.schedule.imgsz, self.worker, self.processes)
         return self.average
 
     def step(self, parallel: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -22,7 +22,6 @@ from lvexport.training.errors import TrainingError
 from lvexport.training.evaluation import accuracy
 from lvexport.training.loop import SAVE_SECONDS, Hooks, Step, Trainer
 from lvexport.training.schedule import Schedule
-from lvexport.training.statistics import refresh
 from lvexport.training.workers import Worker, join
 
 SNAPSHOT = "training.pt"  # while the training goes on
@@ -114,7 +113,6 @@ def follow(request: Request, data: Data, worker: Worker) -> None:
         return
     trainer, _ = prepare(request, data, worker)
     average = trainer.run(Hooks())
-    refresh(average.module, data.train, request.schedule.imgsz, worker, request.processes)
     accuracy(average, data.val, request.schedule.imgsz, worker, processes=request.processes)
 
 
@@ -137,7 +135,6 @@ def lead(
         resuming(resumed)
     hooks = Hooks(report, lambda taken: snapshot.save(taken, path), request.save_seconds)
     average = trainer.run(hooks)
-    refresh(average.module, data.train, request.schedule.imgsz, worker, request.processes)
     weights = request.stem.with_suffix(".safetensors")
     written = write_weights(average.module, weights, request, data.preprocessing, data.classes)
     average.module.load_state_dict(written)

@@ -178,8 +178,7 @@ class Normalised(nn.Module):
 def test_half_programs_fold_batch_norms_in_single_precision_and_widen_layer_norms() -> None:
     model, x = Normalised().eval(), torch.rand(1, 3, 16, 16)
     program = torch.export.export(model, (x,))
-    module = program.module()
-    derived.fold_batch_norms(module)
+    module = derived.rewritten(program, derived.fold_batch_norms)
     assert not module.graph.find_nodes(op="call_function", target=torch.ops.aten.batch_norm.default)
     with torch.no_grad():
         expected = model(x)
