@@ -51,7 +51,23 @@ def test_readme_states_the_cards_of_the_demos() -> None:
         assert seconds <= 3600
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/verdict.md", "docs/bundle.md"])
+def test_readme_has_every_cell_of_the_matrix() -> None:
+    rows = json.loads((ROOT / "docs" / "matrix.json").read_text())
+    assert list(rows) == list(ENTRIES)
+    for name, row in rows.items():
+        assert row["imgsz"] == ENTRIES[name].imgsz
+        for target in CONVERTERS:
+            for recipe, least in (("fp32", 80), ("fp16", 40)):
+                cell = row["cells"][f"{target} {recipe}"]
+                assert cell["status"] == "ok", (name, target, recipe)
+                assert cell["sqnr_db"] >= least, (name, target, recipe)
+    sys.path.insert(0, str(ROOT / "tools"))
+    import matrix
+
+    assert matrix.table(rows) in README, "type make matrix"
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/verdict.md", "docs/bundle.md", "docs/multi-scale.md"])
 def test_links_lead_somewhere(document: str) -> None:
     path = ROOT / document
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text()):
