@@ -67,7 +67,9 @@ def test_readme_has_every_cell_of_the_matrix() -> None:
     assert matrix.table(rows) in README, "type make matrix"
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/verdict.md", "docs/bundle.md", "docs/multi-scale.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", "docs/verdict.md", "docs/bundle.md", "docs/multi-scale.md"]
+)
 def test_links_lead_somewhere(document: str) -> None:
     path = ROOT / document
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text()):

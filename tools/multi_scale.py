@@ -1,7 +1,8 @@
 """Trains one network with either sampler and writes docs/multi-scale.md: ``make multi-scale``.
 
 The runs follow one another on one core, the order of the two samplers turned with each seed, so that what else the
-machine does slows both. Interrupted runs go on where they were; finished ones are kept. Needs Debian's ``dataset-fashion-mnist``.
+machine does slows both. Interrupted runs go on where they were; finished ones are kept. Needs Debian's
+``dataset-fashion-mnist``.
 """
 
 from __future__ import annotations
@@ -107,8 +108,8 @@ MobileViT's authors train with a sampler that draws a resolution for each batch 
 report that it is faster and that networks keep their accuracy over a range of resolutions. This is {model} on all
 60,000 training images of Fashion-MNIST, {epochs} epochs, {seeds} seeds, measured on all 10,000 test images. The fixed
 sampler draws 64 × 64 pixels; the multi-scale one 32, 64 and 96, with as many pixels in a batch. Everything else is the
-same; either run ends by taking the statistics of batch normalisation anew at 64 × 64. The runs followed
-one another on one core, the order of the two turned with the seed. `make multi-scale` makes this page.
+same; either run ends by taking the statistics of batch normalisation anew at 64 × 64. The runs followed one
+another on one core, the order of the two turned with the seed. `make multi-scale` makes this page.
 
 {table}
 

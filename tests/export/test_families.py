@@ -1,0 +1,34 @@
+"""The main job on one network of each family but MobileViT, whose demo all other tests use: every target, verified."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ALL, Run
+
+DEMOS = {"mobile_former": "mobile_former_26m", "efficientformer": "efficientformer_nano"}
+
+
+@pytest.mark.parametrize("family", DEMOS)
+def test_a_family_offline(family: str, lvexport: Run, tmp_path: Path) -> None:
+    """By its alias, with nothing but what ships."""
+    done = lvexport(family, "--to", ALL, "--quantize", "fp16", "--samples", "40", "--json", "--output", tmp_path)
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads(done.stdout)
+    assert manifest["model"]["name"] == DEMOS[family]
+    assert manifest["model"]["weights"]["kind"] == "demo"
+    assert "demo" in done.stderr
+    for artifact in manifest["artifacts"]:
+        assert artifact["status"] == "ok", artifact
+        assert artifact["verdict"]["sqnr_db"] >= 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mobilevitv2_050", "efficientformerv2_s0"])
+def test_a_family_that_ships_no_weights(name: str, lvexport: Run, tmp_path: Path) -> None:
+    done = lvexport(name, "--to", ALL, "--weights", "random", "--samples", "20", "--json", "--output", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert all(artifact["verdict"]["sqnr_db"] >= 80 for artifact in json.loads(done.stdout)["artifacts"])
