@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,8 +15,8 @@ import lvexport
 
 if TYPE_CHECKING:
     from lvexport.bundle import Bundle
+    from lvexport.notices import Notice
     from lvexport.overrides import Overrides
-    from lvexport.source import Source
 
 CORES = os.cpu_count() or 1
 
@@ -160,7 +161,7 @@ def export(
     memory
         GiB of memory at which a conversion or run is ended; by default four fifths of the machine's.
     """
-    from lvexport import pipeline
+    from lvexport import notices, pipeline
     from lvexport.api import split
     from lvexport.jobs import Limits
     from lvexport.plan import Plan, cells
@@ -176,8 +177,7 @@ def export(
     source = resolve(model, selection.weights, selection.num_classes, selection.imgsz, overrides)
     limits = Limits(timeout, int((memory or 0) * 2**30), max(1, CORES // workers))
     plan = Plan(source, chosen, output, samples, force, workers, limits)
-    note_choices(model, source, selection, printing)
-    note_classes(source, selection, printing)
+    tell(notices.of_source(model, source, selection.weights, selection.num_classes), printing)
     with progress(printing.quiet or printing.json) as report:
         made = pipeline.export(plan, report)
     return finish(made, printing, lambda: export_result(made))
@@ -216,50 +216,13 @@ def hear(printing: Printing) -> None:
         listen()
 
 
-def note_choices(typed: str, source: Source, selection: Selection, printing: Printing) -> None:
-    """Say on standard error what was chosen on the user's behalf."""
-    from lvexport.models.registry import ENTRIES
+def tell(notices: Iterable[Notice], printing: Printing) -> None:
+    """Say on standard error what the user should know."""
     from lvexport.render import warn
 
-    if printing.quiet:
-        return
-    if source.kind == "registry":
-        note_family(typed, source.name, printing)
-    if source.weights.kind == "demo":
-        repo = ENTRIES[source.name].repo
-        why = f" The official ones, {repo}, could not be had." if selection.weights == "auto" and repo else ""
-        warn(
-            f"DEMO WEIGHTS: {source.name} with {source.num_classes} classes of clothing, trained on Fashion-MNIST. "
-            f"Good for trying things out, not for use.{why} Give your own with --weights PATH.",
-            loud=True,
-        )
-    if source.weights.repo is not None:
-        warn(f"{source.name} from {source.weights.repo}, commit {source.weights.revision}.", loud=False)
-    if source.weights.kind == "random":
-        warn("RANDOM WEIGHTS: the artifacts compute what the original computes, and that is noise.", loud=True)
-
-
-def note_family(typed: str, taken: str, printing: Printing) -> None:
-    """Say on standard error which network stands for a family."""
-    from lvexport.render import warn
-
-    if typed != taken and not printing.quiet:
-        warn(f"{typed} is a family; taking its smallest member, {taken}.", loud=False)
-
-
-def note_classes(source: Source, selection: Selection, printing: Printing) -> None:
-    """Say on standard error where a registry network is not the published one, and who says so."""
-    from lvexport.models.registry import ENTRIES
-    from lvexport.render import warn
-
-    if printing.quiet or source.kind != "registry" or source.weights.kind == "demo":
-        return
-    published = ENTRIES[source.name].num_classes
-    if source.num_classes != published:
-        teller = "its checkpoint" if selection.num_classes is None else "--num-classes"
-        warn(
-            f"{source.name} with {source.num_classes} classes, as {teller} says; published: {published:,}.", loud=False
-        )
+    if not printing.quiet:
+        for notice in notices:
+            warn(notice.text, notice.loud)
 
 
 def finish(made: Bundle, printing: Printing, show: Any) -> int:
@@ -505,7 +468,7 @@ def train(
     force
         Train anew, also where a training is finished or can be gone on with.
     """
-    from lvexport import training_command
+    from lvexport import notices, training_command
     from lvexport.render import training_progress, training_result
     from lvexport.training.schedule import Schedule
 
@@ -514,7 +477,7 @@ def train(
     training_command.check_shares(warmup=warmup, label_smoothing=label_smoothing, ema_decay=ema_decay)
     schedule = Schedule(epochs, side, chosen, batch, lr, weight_decay, warmup, label_smoothing, ema_decay, seed)
     folder = output or Path("runs") / f"{entry.name}-{side}"
-    note_family(model, entry.name, printing)
+    tell(notices.of_family(model, entry.name), printing)
 
     from lvexport.training.run import Request
     from lvexport.training.run import train as run
