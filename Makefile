@@ -56,7 +56,7 @@ picture: install  ## draw the README's picture anew
 
 train-demo: install  ## train the demo checkpoints anew (each up to an hour on 2 cores; needs dataset-fashion-mnist)
 	$(BIN)/lvexport train mobilevit_xxs --data fashion-mnist --half --output runs/demo/mobilevit_xxs \
-		--sizes 32,64,96 --batch 24 --epochs 14
+		--sizes 32,64,96 --batch 24 --epochs 18
 	$(BIN)/lvexport train mobile_former_26m --data fashion-mnist --half --output runs/demo/mobile_former_26m
 	$(BIN)/lvexport train efficientformer_nano --data fashion-mnist --half --output runs/demo/efficientformer_nano
 	cp runs/demo/*/*.safetensors runs/demo/*/*.json runs/demo/*/*.md runs/demo/*/*.svg models/checkpoints/

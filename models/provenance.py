@@ -128,11 +128,6 @@ def check_count(classes: int) -> None:
 def trained_for(entry: Entry, weights: Weights) -> Provenance:
     """The network as these weights were trained: as published, where they do not say otherwise."""
     published = Provenance(entry.name, weights, entry.num_classes, entry.imgsz, (), entry.preprocessing)
-    if weights.kind == "demo":
-        shipped = demo(entry.name)
-        assert shipped is not None
-        classes, preprocessing = shipped.classes, carried(shipped.weights).preprocessing or Preprocessing()
-        return Provenance(entry.name, weights, len(classes), shipped.imgsz, classes, preprocessing)
     if weights.path is None:
         return published
     found = carried(weights.path)

@@ -53,18 +53,6 @@ class Demo:
         card: dict[str, object] = json.loads(self.weights.with_suffix(".json").read_text())
         return card
 
-    @property
-    def imgsz(self) -> int:
-        schedule = self.card["schedule"]
-        assert isinstance(schedule, dict)
-        return int(schedule["imgsz"])
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        classes = self.card["classes"]
-        assert isinstance(classes, list)
-        return tuple(classes)
-
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lvexport.models.build import build
+from lvexport.models.containers import carried
 from lvexport.models.errors import ModelError, SizeError, WeightsError
 from lvexport.models.mobilevit import TIMM_LAYOUT, fold, unfold
-from lvexport.models.registry import demo
+from lvexport.models.registry import ENTRIES, demo
 
 
 def test_unfold_groups_equal_positions_of_all_patches() -> None:
@@ -203,14 +204,18 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         build("mobilevit_xxl")
 
 
-def test_demo_card_states_what_was_measured() -> None:
-    shipped = demo("mobilevit_xxs")
+@pytest.mark.parametrize("name", [name for name in ENTRIES if demo(name)])
+def test_demo_weights_say_what_their_card_says(name: str) -> None:
+    shipped = demo(name)
     assert shipped is not None
-    card = shipped.card
-    assert card["test_images"] == 10_000
-    assert isinstance(card["test_accuracy"], float)
-    assert card["test_accuracy"] >= 0.9
-    assert len(shipped.classes) == 10
+    found = carried(shipped.weights)
+    assert found.model == name == shipped.card["model"]
+    assert list(found.classes) == shipped.card["classes"]
+    schedule = shipped.card["schedule"]
+    assert isinstance(schedule, dict)
+    assert found.imgsz == schedule["imgsz"]
+    if name == "mobilevit_xxs":
+        assert len(schedule["sizes"]) > 1, "it is to show the multi-scale sampler"
 
 
 @pytest.mark.parametrize("name", ["mobilevit_xxs", "mobilevit_s"])
