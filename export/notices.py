@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lvexport.models.registry import ENTRIES
-from lvexport.source import Source
+
+if TYPE_CHECKING:
+    from lvexport.source import Source
 
 
 @dataclass(frozen=True)

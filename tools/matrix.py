@@ -13,9 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lvexport.converters.registry import CONVERTERS
 from lvexport.models.registry import ENTRIES
 
-TARGETS = ("coreml", "tflite", "executorch", "onnx")
+TARGETS = tuple(CONVERTERS)
 RECIPES = ("fp32", "fp16")
 SAMPLES = 32  # pictures a verdict; random weights know no classes, so that more would only narrow the decibels
 ROOT = Path(__file__).parent.parent

@@ -19,7 +19,7 @@ from matplotlib import pyplot
 MODEL = "mobilevit_xxs"
 EPOCHS = 4
 IMGSZ = 64
-FIXED, MULTI = "64", "32,64,96"
+FIXED, MULTI = str(IMGSZ), "32,64,96"
 # As many pixels in a batch either way: 24 pictures of 96 × 96.
 BATCHES = {FIXED: 54, MULTI: 24}
 SEEDS = (0, 1)
@@ -61,10 +61,11 @@ def measure(sizes: str, seed: int) -> dict[str, Any]:
 
 def draw(results: dict[tuple[str, int], dict[str, Any]]) -> None:
     figure, axes = pyplot.subplots(figsize=(6, 3.6), layout="constrained")
-    for sizes, colour, name in ((FIXED, "tab:gray", "fixed, 64"), (MULTI, "tab:blue", "multi-scale, 32 64 96")):
+    for sizes, colour, name in ((FIXED, "tab:gray", "fixed"), (MULTI, "tab:blue", "multi-scale")):
+        label = f"{name}, {sizes.replace(',', ' ')}"
         for seed in SEEDS:
             values = [100 * results[sizes, seed]["accuracy"][str(size)] for size in EVALUATED]
-            axes.plot(EVALUATED, values, "o-", color=colour, label=name if seed == SEEDS[0] else None)
+            axes.plot(EVALUATED, values, "o-", color=colour, label=label if seed == SEEDS[0] else None)
     axes.set_xticks(EVALUATED)
     axes.set_xlabel("pixels a side when measuring")
     axes.set_ylabel("accuracy, %")
@@ -107,9 +108,9 @@ TEXT = """# The multi-scale sampler against the fixed one
 MobileViT's authors train with a sampler that draws a resolution for each batch (arXiv 2110.02178, section 3.3) and
 report that it is faster and that networks keep their accuracy over a range of resolutions. This is {model} on all
 60,000 training images of Fashion-MNIST, {epochs} epochs, {seeds} seeds, measured on all 10,000 test images. The fixed
-sampler draws 64 × 64 pixels; the multi-scale one 32, 64 and 96, with as many pixels in a batch. Everything else is the
-same; either run ends by taking the statistics of batch normalisation anew at 64 × 64. The runs followed one
-another on one core, the order of the two turned with the seed. `make multi-scale` makes this page.
+sampler draws {fixed} × {fixed} pixels; the multi-scale one {multi}, with as many pixels in a batch. Everything else is
+the same; either run ends by taking the statistics of batch normalisation anew at {imgsz} × {imgsz}. The runs followed
+one another on one core, the order of the two turned with the seed. `make multi-scale` makes this page.
 
 {table}
 
@@ -128,7 +129,14 @@ def main() -> None:
     results = {(sizes, seed): measure(sizes, seed) for sizes in (FIXED, MULTI) for seed in SEEDS}
     draw(results)
     text = TEXT.format(
-        model=MODEL, epochs=EPOCHS, seeds=len(SEEDS), table=table(results), conclusions=conclusions(results)
+        model=MODEL,
+        epochs=EPOCHS,
+        seeds=len(SEEDS),
+        fixed=FIXED,
+        multi=" and ".join(MULTI.replace(",", ", ").rsplit(", ", 1)),
+        imgsz=IMGSZ,
+        table=table(results),
+        conclusions=conclusions(results),
     )
     (DOCS / "multi-scale.md").write_text(text)
 

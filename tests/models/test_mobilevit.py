@@ -211,6 +211,7 @@ def test_demo_weights_say_what_their_card_says(name: str) -> None:
     found = carried(shipped.weights)
     assert found.model == name == shipped.card["model"]
     assert list(found.classes) == shipped.card["classes"]
+    assert len(found.classes) == 10
     schedule = shipped.card["schedule"]
     assert isinstance(schedule, dict)
     assert found.imgsz == schedule["imgsz"]
