@@ -20,7 +20,7 @@ def test_a_family_offline(family: str, lvexport: Run, tmp_path: Path) -> None:
     manifest = json.loads(done.stdout)
     assert manifest["model"]["name"] == DEMOS[family]
     assert manifest["model"]["weights"]["kind"] == "demo"
-    assert "demo" in done.stderr
+    assert f"DEMO WEIGHTS: {DEMOS[family]}" in done.stderr
     for artifact in manifest["artifacts"]:
         assert artifact["status"] == "ok", artifact
         assert artifact["verdict"]["sqnr_db"] >= 40
