@@ -34,24 +34,24 @@ def run(arguments: list[str]) -> int:
         return int(code or 0)
     except CycloptsError as error:
         return complain(str(error).strip(), USAGE, " Type lvexport --help for what there is.")
-    except KeyboardInterrupt:
-        return complain(
-            "Stopped. Artifacts that were already verified are in the bundle; nothing else was changed.", INTERRUPTED
-        )
     except BrokenPipeError:
         sys.stderr.close()
         return FAILED
-    except Exception as error:
-        if "--debug" in arguments:
+    except (Exception, KeyboardInterrupt) as error:
+        if "--debug" in arguments and not isinstance(error, KeyboardInterrupt):
             raise
         return explain(error)
 
 
-def explain(error: Exception) -> int:
+def explain(error: BaseException) -> int:
     """Print an error that a command ended with; its exit code."""
-    from lvexport.errors import CellError, LvexportError
+    from lvexport.errors import CellError, Interrupted, LvexportError, is_interruption
     from lvexport.models.errors import ModelError
 
+    if is_interruption(error) and not isinstance(error, Interrupted):
+        return complain(
+            "Stopped. Artifacts that were already verified are in the bundle; nothing else was changed.", INTERRUPTED
+        )
     if isinstance(error, ModelError):
         return complain(str(error), USAGE)
     if isinstance(error, CellError):

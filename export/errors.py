@@ -48,3 +48,15 @@ class Interrupted(LvexportError):
     """Ctrl-C or a termination signal."""
 
     exit_code = 130
+
+
+def is_interruption(error: BaseException) -> bool:
+    """Whether an error is Ctrl-C, or was raised while something cleaned up after Ctrl-C.
+
+    torch.save closes its archive on the way out, and where the interrupt came in the middle of a record, closing fails
+    with a RuntimeError that hides it.
+    """
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, KeyboardInterrupt):
+        seen = seen.__cause__ or seen.__context__
+    return seen is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lvexport.errors import Interrupted, UnknownName, UsageError
+from lvexport.errors import Interrupted, UnknownName, UsageError, is_interruption
 from lvexport.models.registry import ENTRIES, Entry, families
 
 SMALL_PICTURES = {"fashion-mnist": 64}  # data sets whose pictures are smaller than the networks' own sizes
@@ -29,7 +29,9 @@ def stoppable() -> Iterator[None]:
     """Say at Ctrl-C that nothing is lost."""
     try:
         yield
-    except KeyboardInterrupt as error:
+    except BaseException as error:
+        if not is_interruption(error):
+            raise
         raise Interrupted("Stopped. Type the same command again to go on from the last saved state.") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -9,11 +10,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from lvexport.errors import Interrupted
+from lvexport.training_command import stoppable
 from tests.conftest import Run
 
 FASHION = ("--data", "fashion-mnist")
@@ -92,3 +97,16 @@ def test_ctrl_c_says_how_to_go_on(pictures: Path, tmp_path: Path) -> None:
     assert "Type the same command again to go on" in complaint
     assert "Traceback" not in complaint
     assert {path.name for path in (tmp_path / "out").iterdir()} <= {"training.pt", "training.part"}
+
+
+def test_ctrl_c_in_the_middle_of_a_record_says_so_too() -> None:
+    class InterruptedFile(io.BytesIO):
+        def write(self, data: Any) -> int:
+            if self.tell() > 1000:
+                raise KeyboardInterrupt
+            return super().write(data)
+
+    with pytest.raises(Interrupted, match="Type the same command again"), stoppable():
+        torch.save({str(i): torch.zeros(1000) for i in range(9)}, InterruptedFile())
+    with pytest.raises(RuntimeError, match="something else"), stoppable():
+        raise RuntimeError("something else")
