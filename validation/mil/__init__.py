@@ -8,6 +8,7 @@ It needs no macOS, so what a converter wrote can be proved where it was written:
     model = mil.load("mobilevit_xxs.mlpackage")
     model.predict({"image": array})["logits"]
     model.predict({"image": array}, outputs=["conv2d_3"])  # any value of the program
+    model.predict({"token": array}, state=model.make_state())  # a model that keeps states
 
 float32 is computed in float32. A half-precision value is rounded to float16 after every operation, which itself
 computes in float32. Importing this package is cheap; torch is imported by ``load``.
@@ -26,6 +27,7 @@ from lvexport.validation.mil.errors import (
     UnsupportedModel,
     UnsupportedOp,
 )
+from lvexport.validation.mil.nesting import MOST_ROUNDS
 
 if TYPE_CHECKING:
     from lvexport.validation.mil.model import Model
@@ -33,12 +35,17 @@ if TYPE_CHECKING:
 __all__ = ["BadInput", "DamagedPackage", "FailedOp", "MilError", "UnsupportedModel", "UnsupportedOp", "load"]
 
 
-def load(path: str | Path) -> Model:
+def load(path: str | Path, most_rounds: int = MOST_ROUNDS) -> Model:
     """Reads the ``.mlpackage`` at ``path``; see ``model.Model`` for what can be done with the result.
+
+    Args:
+        path: of the ``.mlpackage`` folder.
+        most_rounds: after how many rounds of its loops, all taken together, a prediction is given up: nothing
+            else ends a loop that a damaged package runs forever.
 
     Raises:
         MilError: it is damaged, or holds something that the interpreter does not take.
     """
     from lvexport.validation.mil.model import Model
 
-    return Model.load(path)
+    return Model.load(path, most_rounds)

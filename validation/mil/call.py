@@ -50,5 +50,12 @@ class Call:
         declared = self.outputs[0]
         if isinstance(declared, TensorType) and not declared.admits(shape):
             raise DamagedPackage(f"The program declares {declared} as the result of {self.op}, which makes {shape}.")
+        self._expect_plausible(shape)
+
+    def expect_elements(self, element: TensorType) -> None:
+        """The same for what a list holds, each of whose elements may be made of zeros."""
+        self._expect_plausible(tuple(size for size in element.shape if size is not None))
+
+    def _expect_plausible(self, shape: tuple[int, ...]) -> None:
         if min(shape, default=0) < 0 or math.prod(shape) > LARGEST_VALUE:
             raise DamagedPackage(f"The result of {self.op} would have the shape {shape}.")

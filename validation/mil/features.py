@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 from lvexport.validation.mil import types
 from lvexport.validation.mil.errors import DamagedPackage, UnsupportedModel
 from lvexport.validation.mil.program import Function
-from lvexport.validation.mil.types import DictType, Shape, TensorType, ValueType
+from lvexport.validation.mil.types import DictType, Shape, StateType, TensorType, ValueType
 
 Kind: TypeAlias = Literal["array", "image", "label", "probabilities"]
 Layout: TypeAlias = Literal["RGB", "BGR", "GRAYSCALE", "GRAYSCALE_FLOAT16"]
@@ -70,7 +70,7 @@ def read_inputs(description: Any, function: Function) -> tuple[Feature, ...]:
         DamagedPackage: the description and the program contradict each other.
         UnsupportedModel: an input of a kind that no MIL program takes.
     """
-    declared = {value.name: value.type for value in function.inputs}
+    declared = {value.name: value.type for value in function.inputs if not isinstance(value.type, StateType)}
     features = tuple(_input(message, _type_of(message.name, declared)) for message in description.input)
     missing = declared.keys() - {feature.name for feature in features}
     if missing:

@@ -15,12 +15,14 @@ from lvexport.validation.mil.blobs import Blobs
 from lvexport.validation.mil.errors import BadInput, DamagedPackage, UnsupportedModel
 from lvexport.validation.mil.features import Feature, read_inputs, read_outputs
 from lvexport.validation.mil.images import image_tensor
+from lvexport.validation.mil.nesting import MOST_ROUNDS, Meter, Value
 from lvexport.validation.mil.numerics import to_array, to_tensor
 from lvexport.validation.mil.package import open_package
 from lvexport.validation.mil.plan import Plan, Prepared, prepare
 from lvexport.validation.mil.program import Block, Function, Operation, Reference, read_function
 from lvexport.validation.mil.protos import parse_model
-from lvexport.validation.mil.types import Array, TensorType
+from lvexport.validation.mil.states import State, new_state, state_types
+from lvexport.validation.mil.types import Array, DictType, TensorType
 from lvexport.validation.mil.values import Label
 
 MAIN = "main"
@@ -35,48 +37,68 @@ class Model:
         operations: of the program, in the order in which they run, constants left out. Their outputs are the names
             that ``predict`` takes as ``outputs``.
         labels: of a classifier, in the order of its probabilities; empty for other models.
+        states: tensors that it keeps from one prediction to the next, by name.
     """
 
-    def __init__(self, function: Function, inputs: tuple[Feature, ...], outputs: tuple[Feature, ...]) -> None:
+    def __init__(
+        self,
+        function: Function,
+        inputs: tuple[Feature, ...],
+        outputs: tuple[Feature, ...],
+        most_rounds: int = MOST_ROUNDS,
+    ) -> None:
         self.inputs = inputs
         self.outputs = outputs
+        self.states: Mapping[str, TensorType] = state_types(function.inputs)
         self.operations: tuple[Operation, ...] = function.block.operations
         self.labels: tuple[Label, ...] = _class_labels(function.block)
         self._prepared: Prepared = prepare(function)
         self._plans: dict[tuple[str, ...], Plan] = {}
+        self._most_rounds = most_rounds
 
     @classmethod
-    def load(cls, path: str | Path) -> Model:
+    def load(cls, path: str | Path, most_rounds: int = MOST_ROUNDS) -> Model:
         """Reads the package at ``path``; of several functions, the one that the package calls its default.
+
+        Args:
+            path: of the ``.mlpackage`` folder.
+            most_rounds: after how many rounds of its loops a prediction is given up.
 
         Raises:
             DamagedPackage: what is there is not a sound package.
             UnsupportedModel: it holds something that the interpreter does not take: an older kind of model, a
-                pipeline, states, images as outputs, or operations that the table lacks (``UnsupportedOp``).
+                pipeline, images as outputs, or operations that the table lacks (``UnsupportedOp``).
             MilError: coremltools, whose message definitions are needed, is not installed.
         """
         package = open_package(path)
         message = parse_model(package.specification)
         _require_program(message, path)
         name, description = _default_function(message.description)
-        if description.state:
-            raise UnsupportedModel(f"{path} is a model with states, which this interpreter does not take.")
         function = read_function(message.mlProgram, name, Blobs(package))
         inputs = read_inputs(description, function)
         outputs = read_outputs(description, function)
         with torch.inference_mode():
-            return cls(function, inputs, outputs)
+            return cls(function, inputs, outputs, most_rounds)
 
-    @overload
-    def predict(self, data: Mapping[str, Any], outputs: Sequence[str] | None = None) -> dict[str, Any]: ...
+    def make_state(self) -> State:
+        """A new state, of zeros, to pass to ``predict``; an empty one for a model without states."""
+        return new_state(self.states)
 
     @overload
     def predict(
-        self, data: Sequence[Mapping[str, Any]], outputs: Sequence[str] | None = None
+        self, data: Mapping[str, Any], state: State | None = None, outputs: Sequence[str] | None = None
+    ) -> dict[str, Any]: ...
+
+    @overload
+    def predict(
+        self, data: Sequence[Mapping[str, Any]], state: State | None = None, outputs: Sequence[str] | None = None
     ) -> list[dict[str, Any]]: ...
 
     def predict(
-        self, data: Mapping[str, Any] | Sequence[Mapping[str, Any]], outputs: Sequence[str] | None = None
+        self,
+        data: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        state: State | None = None,
+        outputs: Sequence[str] | None = None,
     ) -> dict[str, Any] | list[dict[str, Any]]:
         """Runs the model, with coremltools' calling convention.
 
@@ -84,6 +106,8 @@ class Model:
             data: input name → array (anything that NumPy takes, or a tensor) of the input's shape, number for an
                 input of one element, or for an image input a PIL image or a uint8 array (height, width, 3) in RGB
                 order. A list of such dictionaries is run one after the other.
+            state: of a model that keeps states, made by ``make_state``; the prediction reads and changes it. As in
+                coremltools, a list of inputs cannot have one.
             outputs: names of values of the program (outputs of its operations, inputs, constants) to return in
                 the place of the model's outputs.
 
@@ -92,19 +116,33 @@ class Model:
             from label to float). A list of such dictionaries for a list.
 
         Raises:
-            BadInput: the data do not fit the inputs, or a name in ``outputs`` is unknown.
+            BadInput: the data do not fit the inputs, a name in ``outputs`` is unknown, or a state is lacking.
             FailedOp: an operation cannot be computed from these data.
             DamagedPackage: an operation's result is not what the program declares.
         """
         plan = self._plan(outputs)
         if isinstance(data, Mapping):
-            return self._predict_one(data, plan)
-        return [self._predict_one(one, plan) for one in data]
+            return self._predict_one(data, plan, state)
+        if state is not None:
+            raise BadInput("A state can only be used for one prediction at a time, not with a list of inputs.")
+        return [self._predict_one(one, plan, None) for one in data]
 
-    def _predict_one(self, data: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+    def _predict_one(self, data: Mapping[str, Any], plan: Plan, state: State | None) -> dict[str, Any]:
+        cells = self._cells(state)
         with torch.inference_mode():
-            values = plan.run(self._tensors(data))
+            values = plan.run({**self._tensors(data), **cells}, Meter(self._most_rounds))
             return {name: self._returned(name, value) for name, value in values.items()}
+
+    def _cells(self, state: State | None) -> Mapping[str, Value]:
+        if state is None and self.states:
+            raise BadInput(
+                f"The model keeps the states {', '.join(sorted(self.states))}: make one with "
+                "state = model.make_state(), and pass it as predict(data, state)."
+            )
+        cells = state.cells if state is not None else {}
+        if state is not None and {name: cell.type for name, cell in cells.items()} != self.states:
+            raise BadInput("The state was made by another model: make one with model.make_state().")
+        return cells
 
     def _tensors(self, data: Mapping[str, Any]) -> dict[str, Tensor]:
         expected = {feature.name for feature in self.inputs}
@@ -130,7 +168,7 @@ class Model:
     def _plan(self, outputs: Sequence[str] | None) -> Plan:
         names = tuple(feature.name for feature in self.outputs) if outputs is None else tuple(outputs)
         for name in names:
-            if name not in self._prepared.declared:
+            if not isinstance(self._prepared.declared.get(name), (TensorType, DictType)):
                 near = difflib.get_close_matches(name, self._prepared.declared, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise BadInput(f"The program has no value named {name!r}.{hint}")
