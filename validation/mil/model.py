@@ -16,7 +16,7 @@ from lvexport.validation.mil.errors import BadInput, DamagedPackage, Unsupported
 from lvexport.validation.mil.features import Feature, read_inputs, read_outputs
 from lvexport.validation.mil.images import image_tensor
 from lvexport.validation.mil.nesting import MOST_ROUNDS, Meter, Value
-from lvexport.validation.mil.numerics import to_array, to_tensor
+from lvexport.validation.mil.numerics import Numerics, to_array, to_tensor
 from lvexport.validation.mil.package import open_package
 from lvexport.validation.mil.plan import Plan, Prepared, prepare
 from lvexport.validation.mil.program import Block, Function, Operation, Reference, read_function
@@ -38,6 +38,7 @@ class Model:
             that ``predict`` takes as ``outputs``.
         labels: of a classifier, in the order of its probabilities; empty for other models.
         states: tensors that it keeps from one prediction to the next, by name.
+        numerics: how it computes half precision.
     """
 
     def __init__(
@@ -45,23 +46,26 @@ class Model:
         function: Function,
         inputs: tuple[Feature, ...],
         outputs: tuple[Feature, ...],
+        numerics: Numerics,
         most_rounds: int = MOST_ROUNDS,
     ) -> None:
+        self.numerics = numerics
         self.inputs = inputs
         self.outputs = outputs
         self.states: Mapping[str, TensorType] = state_types(function.inputs)
         self.operations: tuple[Operation, ...] = function.block.operations
         self.labels: tuple[Label, ...] = _class_labels(function.block)
-        self._prepared: Prepared = prepare(function)
+        self._prepared: Prepared = prepare(function, numerics)
         self._plans: dict[tuple[str, ...], Plan] = {}
         self._most_rounds = most_rounds
 
     @classmethod
-    def load(cls, path: str | Path, most_rounds: int = MOST_ROUNDS) -> Model:
+    def load(cls, path: str | Path, numerics: Numerics = Numerics.ROUNDED, most_rounds: int = MOST_ROUNDS) -> Model:
         """Reads the package at ``path``; of several functions, the one that the package calls its default.
 
         Args:
             path: of the ``.mlpackage`` folder.
+            numerics: how half precision is to be computed.
             most_rounds: after how many rounds of its loops a prediction is given up.
 
         Raises:
@@ -78,7 +82,7 @@ class Model:
         inputs = read_inputs(description, function)
         outputs = read_outputs(description, function)
         with torch.inference_mode():
-            return cls(function, inputs, outputs, most_rounds)
+            return cls(function, inputs, outputs, numerics, most_rounds)
 
     def make_state(self) -> State:
         """A new state, of zeros, to pass to ``predict``; an empty one for a model without states."""
@@ -162,7 +166,7 @@ class Model:
     def _returned(self, name: str, value: Any) -> Any:
         declared = self._prepared.declared[name]
         if isinstance(value, Tensor) and isinstance(declared, TensorType):
-            return to_array(value, declared.dtype)
+            return to_array(value, self.numerics.shown(declared.dtype))
         return value
 
     def _plan(self, outputs: Sequence[str] | None) -> Plan:

@@ -10,8 +10,9 @@ from lvexport.validation.mil.binding import Constants
 from lvexport.validation.mil.conformity import conforms, described
 from lvexport.validation.mil.errors import DamagedPackage, UnsupportedOp
 from lvexport.validation.mil.nesting import Meter, Value
+from lvexport.validation.mil.numerics import Numerics
 from lvexport.validation.mil.program import Block, Function, NamedType, Operation, Opset
-from lvexport.validation.mil.step import Step, make_step, title
+from lvexport.validation.mil.step import FOR_CONSTANTS, Step, make_step, title
 from lvexport.validation.mil.types import ValueType
 
 
@@ -120,7 +121,7 @@ class Body:
         return tuple(results[name] for name in self.plan.outputs)
 
 
-def prepare(function: Function) -> Prepared:
+def prepare(function: Function, numerics: Numerics) -> Prepared:
     """Binds a function to the op table and unpacks its compressed constants.
 
     Raises:
@@ -129,21 +130,25 @@ def prepare(function: Function) -> Prepared:
     """
     _require_ops(function)
     declared = {value.name: value.type for value in function.inputs}
-    return _prepare_block(function.block, function.opset, declared, None)
+    return _prepare_block(function.block, function.opset, numerics, declared, None)
 
 
 def _prepare_block(
-    block: Block, opset: Opset, outer: Mapping[str, ValueType], outer_constants: Constants | None
+    block: Block,
+    opset: Opset,
+    numerics: Numerics,
+    outer: Mapping[str, ValueType],
+    outer_constants: Constants | None,
 ) -> Prepared:
     constants = Constants(block.constants, outer_constants)
     declared = {**outer, **{value.name: value.type for value in block.inputs}}
     declared |= {name: constant.type for name, constant in block.constants.items()}
     steps: list[Step] = []
     for operation in block.operations:
-        bodies = tuple(_bodies(operation, opset, declared, constants))
-        step = make_step(operation, opset, declared, constants, bodies)
+        bodies = tuple(_bodies(operation, opset, numerics, declared, constants))
+        step = make_step(operation, opset, declared, constants, numerics, bodies)
         declared |= {output.name: output.type for output in operation.outputs}
-        if not operation.type.startswith("constexpr_"):
+        if not operation.type.startswith(FOR_CONSTANTS):
             steps.append(step)
         elif step.wired:
             raise DamagedPackage(f"The operation {step.call.op} is for constants and reads computed values.")
@@ -153,10 +158,14 @@ def _prepare_block(
 
 
 def _bodies(
-    operation: Operation, opset: Opset, declared: Mapping[str, ValueType], constants: Constants
+    operation: Operation,
+    opset: Opset,
+    numerics: Numerics,
+    declared: Mapping[str, ValueType],
+    constants: Constants,
 ) -> Iterator[Body]:
     for block in operation.blocks:
-        prepared = _prepare_block(block, opset, declared, constants)
+        prepared = _prepare_block(block, opset, numerics, declared, constants)
         plan = prepared.plan(block.outputs)
         captured = plan.uses() - {value.name for value in block.inputs}
         yield Body(title(operation), block.inputs, plan, frozenset(captured))

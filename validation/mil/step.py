@@ -16,13 +16,14 @@ from lvexport.validation.mil.call import LARGEST_VALUE, Call
 from lvexport.validation.mil.conformity import conforms, described
 from lvexport.validation.mil.errors import DamagedPackage, FailedOp, MilError
 from lvexport.validation.mil.nesting import Meter, Value
-from lvexport.validation.mil.numerics import CARRIERS, round_to_half
+from lvexport.validation.mil.numerics import CARRIERS, Numerics, round_to_half
 from lvexport.validation.mil.program import Operation, Opset, Reference
 from lvexport.validation.mil.types import TensorType, ValueType
 
 if TYPE_CHECKING:
     from lvexport.validation.mil.plan import Body
 
+FOR_CONSTANTS = "constexpr_"  # how the names of operations begin that unpack compressed constants
 BLOCKS = 2  # of every operation that has some: two branches, or the condition and the body of a loop
 
 
@@ -103,6 +104,7 @@ def make_step(
     opset: Opset,
     declared: Mapping[str, ValueType],
     constants: Constants,
+    numerics: Numerics,
     bodies: tuple[Body, ...] = (),
 ) -> Step:
     """Binds an operation that the op table has.
@@ -112,6 +114,7 @@ def make_step(
         opset: that of its function.
         declared: types of the values that it may use.
         constants: those of its block.
+        numerics: how half precision is computed; constants are unpacked as the package has them in any case.
         bodies: its blocks, bound.
 
     Raises:
@@ -119,14 +122,15 @@ def make_step(
     """
     entry = table.find(operation.type, opset)
     assert entry is not None, operation.type
-    call = Call(title(operation), opset, tuple(output.type for output in operation.outputs))
+    numerics = Numerics.ROUNDED if operation.type.startswith(FOR_CONSTANTS) else numerics
+    call = Call(title(operation), opset, tuple(output.type for output in operation.outputs), numerics)
     _require_blocks(operation, entry, call.op)
     arguments = _arguments(operation, entry, call.op, constants)
     _require_declared(arguments, declared, call.op)
     fixed = {argument.name: argument.get({}) for argument in arguments if not argument.uses()}
     fixed |= {name: call for name, parameter in entry.parameters.items() if parameter.form is Form.CALL}
-    only_moves = entry.exact and not _reads_wider_floats(operation, declared)
-    rounded = tuple(_is_half(output) and not only_moves for output in call.outputs)
+    rounds = numerics.rounds and not (entry.exact and not _reads_wider_floats(operation, declared))
+    rounded = tuple(_is_half(output) and rounds for output in call.outputs)
     _require_plausible_size(call)
     wired = tuple(argument for argument in arguments if argument.uses())
     names = tuple(output.name for output in operation.outputs)
