@@ -9,9 +9,8 @@ import numpy as np
 
 from lvexport.validation.mil import types
 from lvexport.validation.mil.errors import DamagedPackage
-from lvexport.validation.mil.numerics import Numerics
 from lvexport.validation.mil.program import Opset
-from lvexport.validation.mil.sums import Sums
+from lvexport.validation.mil.sums import SINGLE, Sums
 from lvexport.validation.mil.types import DType, TensorType, ValueType
 
 LARGEST_VALUE = 2**30  # elements of one computed value; larger ones are taken for damage, not for a phone's model
@@ -25,18 +24,13 @@ class Call:
         op: the operation's type and name, for messages.
         opset: that of the function.
         outputs: declared types of the results.
-        numerics: how half precision is computed.
+        sums: how the operation is to add up.
     """
 
     op: str
     opset: Opset
     outputs: tuple[ValueType, ...]
-    numerics: Numerics = Numerics.ROUNDED
-
-    @property
-    def sums(self) -> Sums:
-        """How the operation is to add up."""
-        return self.numerics.sums(self.dtype)
+    sums: Sums = SINGLE
 
     @property
     def dtype(self) -> DType:

@@ -6,6 +6,8 @@ of the summed dimensions; of a convolution, window place by window place, and at
 comes last. What is beyond 65,504 on the way is infinite and stays so. Devices add in shorter chains, side by side or
 in wider registers, and so stay between this and a float32 accumulator; what overflows here need not overflow there.
 
+An operation may hide an infinite sum (a quotient by it is 0), so that ``overflowed`` tells of one.
+
 What an operation computes besides its sums (an exponential, a root, a quotient) is in float32 and rounded at its end.
 """
 
@@ -28,18 +30,21 @@ WIDE = 64
 class Halves:
     """Sums of float16 terms in float16. Takes and gives carriers in float32."""
 
+    def __init__(self) -> None:
+        self.overflowed = False
+
     def total(self, terms: Tensor, dims: Sequence[int]) -> Tensor:
         summed = sorted(dims)
         kept = [dim for dim in range(terms.ndim) if dim not in summed]
         rows = terms.half().permute(summed + kept).reshape(math.prod(terms.shape[dim] for dim in summed), -1)
         shape = [1 if dim in summed else size for dim, size in enumerate(terms.shape)]
-        return _added_up(rows).reshape(shape).float()
+        return self._noted(_added_up(rows).reshape(shape).float(), terms)
 
     def mean(self, terms: Tensor, dims: Sequence[int]) -> Tensor:
         return self.total(terms, dims) / math.prod(terms.shape[dim] for dim in dims)
 
     def cumulative(self, terms: Tensor, dim: int) -> Tensor:
-        return _accumulated(terms.half(), dim).float()
+        return self._noted(_accumulated(terms.half(), dim).float(), terms)
 
     def softmax(self, x: Tensor, dim: int) -> Tensor:
         raised = _half((x - x.amax(dim, keepdim=True)).exp())
@@ -67,11 +72,12 @@ class Halves:
         sums = torch.zeros(*batch, left.shape[-2], right.shape[-1], dtype=torch.half)
         _add_products(sums, left.half(), right.half(), 1)
         sums = sums.squeeze(-1) if y.ndim == 1 else sums
-        return (sums.squeeze(-1 if y.ndim == 1 else -2) if x.ndim == 1 else sums).float()
+        sums = sums.squeeze(-1 if y.ndim == 1 else -2) if x.ndim == 1 else sums
+        return self._noted(sums.float(), x, y)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         sums = self.matmul(x, weight.T)
-        return sums if bias is None else _half(sums + _half(bias))
+        return sums if bias is None else self._noted(_half(sums + _half(bias)), sums, bias)
 
     def einsum(self, equation: str, values: tuple[Tensor, ...]) -> Tensor:
         inputs, result = equation.replace(" ", "").split("->")
@@ -108,7 +114,7 @@ class Halves:
             _add_products(sums, factors[_at(place)], seen.reshape(len(x), groups, weight.shape[1], -1), 1)
         if bias is not None:
             sums.add_(bias.half().reshape(groups, -1, 1))
-        return sums.reshape(len(x), len(weight), *counts).float()
+        return self._noted(sums.reshape(len(x), len(weight), *counts).float(), x, weight)
 
     def spread(
         self, x: Tensor, weight: Tensor, strides: tuple[int, ...], dilations: tuple[int, ...], groups: int
@@ -124,7 +130,17 @@ class Halves:
         for place in product(*map(range, kernel)):
             here = sums[(slice(None), *_window(place, sizes, strides, dilations))]
             _add_products(here, factors[_at(place)], given, len(sizes))
-        return sums.reshape(len(x), -1, *reached).float()
+        return self._noted(sums.reshape(len(x), -1, *reached).float(), x, weight)
+
+    def _noted(self, sums: Tensor, *terms: Tensor) -> Tensor:
+        if not all_finite(sums) and all(map(all_finite, terms)):
+            self.overflowed = True
+        return sums
+
+
+def all_finite(x: Tensor) -> bool:
+    """Whether x, float16 numbers or such as are not much larger held in float32, has neither infinite ones nor NaN."""
+    return math.isfinite(x.sum().item())  # one pass; no sum of so few and such numbers leaves float32's range
 
 
 def _half(x: Tensor) -> Tensor:
@@ -172,6 +188,3 @@ def _accumulated(terms: Tensor, dim: int) -> Tensor:
     # NumPy's accumulation is one addition after the other, each rounded; torch's keeps float32 on the way.
     with np.errstate(over="ignore", invalid="ignore"):
         return torch.from_numpy(np.add.accumulate(terms.numpy(), axis=dim, dtype=np.float16))
-
-
-HALVES = Halves()

@@ -15,7 +15,7 @@ from lvexport.validation.mil.blobs import Blobs
 from lvexport.validation.mil.errors import BadInput, DamagedPackage, UnsupportedModel
 from lvexport.validation.mil.features import Feature, read_inputs, read_outputs
 from lvexport.validation.mil.images import image_tensor
-from lvexport.validation.mil.nesting import MOST_ROUNDS, Meter, Value
+from lvexport.validation.mil.nesting import MOST_ROUNDS, Meter, Value, Watch
 from lvexport.validation.mil.numerics import Numerics, to_array, to_tensor
 from lvexport.validation.mil.package import open_package
 from lvexport.validation.mil.plan import Plan, Prepared, prepare
@@ -131,10 +131,16 @@ class Model:
             raise BadInput("A state can only be used for one prediction at a time, not with a list of inputs.")
         return [self._predict_one(one, plan, None) for one in data]
 
-    def _predict_one(self, data: Mapping[str, Any], plan: Plan, state: State | None) -> dict[str, Any]:
+    def watched(self, data: Mapping[str, Any], watch: Watch, state: State | None = None) -> dict[str, Any]:
+        """``predict`` on one input, while ``watch`` looks on."""
+        return self._predict_one(data, self._plan(None), state, watch)
+
+    def _predict_one(
+        self, data: Mapping[str, Any], plan: Plan, state: State | None, watch: Watch | None = None
+    ) -> dict[str, Any]:
         cells = self._cells(state)
         with torch.inference_mode():
-            values = plan.run({**self._tensors(data), **cells}, Meter(self._most_rounds))
+            values = plan.run({**self._tensors(data), **cells}, Meter(self._most_rounds, watch))
             return {name: self._returned(name, value) for name, value in values.items()}
 
     def _cells(self, state: State | None) -> Mapping[str, Value]:

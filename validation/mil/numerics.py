@@ -8,6 +8,7 @@ wider signed type.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 
 import numpy as np
@@ -16,9 +17,9 @@ from torch import Tensor
 
 from lvexport.validation.mil import types
 from lvexport.validation.mil.errors import BadInput
-from lvexport.validation.mil.halves import HALVES
+from lvexport.validation.mil.halves import Halves
 from lvexport.validation.mil.sums import SINGLE, Sums
-from lvexport.validation.mil.types import Array, DType
+from lvexport.validation.mil.types import Array, DType, TensorType, ValueType
 
 
 class Numerics(Enum):
@@ -50,9 +51,9 @@ class Numerics(Enum):
         """Whether results are rounded to float16."""
         return self is not Numerics.EXACT
 
-    def sums(self, dtype: DType) -> Sums:
-        """How an operation adds up whose result is of that type."""
-        return HALVES if self is Numerics.PESSIMISTIC and dtype is types.FLOAT16 else SINGLE
+    def sums(self, outputs: Sequence[ValueType]) -> Sums:
+        """How an operation adds up that makes values of these types."""
+        return Halves() if self is Numerics.PESSIMISTIC and any(map(is_half, outputs)) else SINGLE
 
     def shown(self, dtype: DType) -> DType:
         """The type in which values of that type leave the interpreter: float16 as it is computed, so that one sees."""
@@ -91,6 +92,11 @@ def to_tensor(array: Array, dtype: DType) -> Tensor:
 def to_array(tensor: Tensor, dtype: DType) -> Array:
     """A new array with the elements of a carrier, in the NumPy type that MIL's ``dtype`` has outside."""
     return np.array(tensor.numpy(), dtype=dtype.numpy, order="C")
+
+
+def is_half(declared: ValueType) -> bool:
+    """Whether a value of that type is a tensor of float16."""
+    return isinstance(declared, TensorType) and declared.dtype is types.FLOAT16
 
 
 def round_to_half(tensor: Tensor) -> Tensor:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from lvexport.validation.mil import ops, table
 from lvexport.validation.mil.binding import Constants
 from lvexport.validation.mil.conformity import conforms, described
 from lvexport.validation.mil.errors import DamagedPackage, UnsupportedOp
-from lvexport.validation.mil.nesting import Meter, Value
+from lvexport.validation.mil.nesting import Meter, Results, Value
 from lvexport.validation.mil.numerics import Numerics
 from lvexport.validation.mil.program import Block, Function, NamedType, Operation, Opset
 from lvexport.validation.mil.step import FOR_CONSTANTS, Step, make_step, title
@@ -34,7 +35,7 @@ class Plan:
         """The wanted values by name."""
         values = {**inputs, **self.constants}
         for step in self.steps:
-            values.update(zip(step.names, step.run(values, meter), strict=True))
+            values.update(zip(step.names, _watched(step, values, meter), strict=True))
             for name in step.released:
                 del values[name]
         return {name: values[name] for name in self.outputs}
@@ -44,6 +45,12 @@ class Plan:
         made = {name for step in self.steps for name in step.names}
         used = set(self.outputs).union(*(step.uses() for step in self.steps))
         return used - made - self.constants.keys()
+
+
+def _watched(step: Step, values: Mapping[str, Value], meter: Meter) -> Results:
+    if meter.watch is None:
+        return step.run(values, meter)
+    return meter.watch(step, values, partial(step.run, values, meter))
 
 
 @dataclass(frozen=True)

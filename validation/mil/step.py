@@ -16,7 +16,7 @@ from lvexport.validation.mil.call import LARGEST_VALUE, Call
 from lvexport.validation.mil.conformity import conforms, described
 from lvexport.validation.mil.errors import DamagedPackage, FailedOp, MilError
 from lvexport.validation.mil.nesting import Meter, Value
-from lvexport.validation.mil.numerics import CARRIERS, Numerics, round_to_half
+from lvexport.validation.mil.numerics import CARRIERS, Numerics, is_half, round_to_half
 from lvexport.validation.mil.program import Operation, Opset, Reference
 from lvexport.validation.mil.types import TensorType, ValueType
 
@@ -123,14 +123,15 @@ def make_step(
     entry = table.find(operation.type, opset)
     assert entry is not None, operation.type
     numerics = Numerics.ROUNDED if operation.type.startswith(FOR_CONSTANTS) else numerics
-    call = Call(title(operation), opset, tuple(output.type for output in operation.outputs), numerics)
+    outputs = tuple(output.type for output in operation.outputs)
+    call = Call(title(operation), opset, outputs, numerics.sums(outputs))
     _require_blocks(operation, entry, call.op)
     arguments = _arguments(operation, entry, call.op, constants)
     _require_declared(arguments, declared, call.op)
     fixed = {argument.name: argument.get({}) for argument in arguments if not argument.uses()}
     fixed |= {name: call for name, parameter in entry.parameters.items() if parameter.form is Form.CALL}
     rounds = numerics.rounds and not (entry.exact and not _reads_wider_floats(operation, declared))
-    rounded = tuple(_is_half(output) and rounds for output in call.outputs)
+    rounded = tuple(is_half(output) and rounds for output in call.outputs)
     _require_plausible_size(call)
     wired = tuple(argument for argument in arguments if argument.uses())
     names = tuple(output.name for output in operation.outputs)
@@ -181,10 +182,6 @@ def _reads_wider_floats(operation: Operation, declared: Mapping[str, ValueType])
             if isinstance(bound, TensorType) and bound.dtype in (types.FLOAT32, types.FLOAT64):
                 return True
     return False
-
-
-def _is_half(declared: ValueType) -> bool:
-    return isinstance(declared, TensorType) and declared.dtype is types.FLOAT16
 
 
 def _require_plausible_size(call: Call) -> None:

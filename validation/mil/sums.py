@@ -19,7 +19,13 @@ AVERAGE = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 class Sums(Protocol):
-    """Sums over tensors as ``numerics`` holds them. ``dims`` are never negative, and never none."""
+    """Sums over tensors as ``numerics`` holds them. ``dims`` are never negative, and never none.
+
+    Attributes:
+        overflowed: whether a sum of finite terms was not finite since this was last set to False.
+    """
+
+    overflowed: bool
 
     def total(self, terms: Tensor, dims: Sequence[int]) -> Tensor:
         """Over ``dims``, which are kept with size 1."""
@@ -79,6 +85,8 @@ class Sums(Protocol):
 
 class Single:
     """Sums in the carriers' own precision, by torch."""
+
+    overflowed = False  # float32 is taken to be wide enough
 
     def total(self, terms: Tensor, dims: Sequence[int]) -> Tensor:
         return terms.sum(list(dims), keepdim=True)

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from lvexport.validation.mil.halves import HALVES, WIDE
+from lvexport.validation.mil.halves import WIDE, Halves
 from lvexport.validation.mil.sums import SINGLE
 
 RNG = np.random.default_rng(3)
 F16 = np.float16
+HALVES = Halves()
 
 
 def halves(*shape: int) -> torch.Tensor:
@@ -128,3 +129,24 @@ def test_what_is_too_large_on_the_way_stays_infinite() -> None:
     product = HALVES.matmul(torch.tensor([[300.0, 1.0]]), torch.tensor([[300.0], [-40000.0]]))
     assert product.item() == torch.inf  # 300² alone is too large
     assert HALVES.total(torch.ones(1, 4096), [1]).item() == 2048  # 2,048 + 1 is no float16
+
+
+def test_an_infinite_sum_of_finite_terms_is_noted() -> None:
+    large, infinite = torch.full((1, 4, 9), 30000.0), torch.tensor([[torch.inf, 1.0]])
+    cases = {
+        "standardized": (large + torch.arange(9.0) * 64, [2], 1e-5),  # finite: what is divided by infinity is 0
+        "total": (large, [2]),
+        "cumulative": (large, 2),
+        "matmul": (large, large.mT),
+        "linear": (torch.zeros(1, 9), torch.zeros(4, 9), torch.full((4,), 70000.0)),
+        "convolved": (large, torch.ones(2, 4, 3), None, (1,), (0,), (1,), 1),
+        "spread": (large, torch.ones(4, 2, 3), (1,), (1,), 1),
+    }
+    for name, given in cases.items():
+        sums = Halves()
+        getattr(sums, name)(*given)
+        assert sums.overflowed, name
+    sums = Halves()
+    sums.softmax(large, 2)
+    sums.total(infinite, [1])
+    assert not sums.overflowed
