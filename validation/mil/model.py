@@ -16,7 +16,7 @@ from lvexport.validation.mil.errors import BadInput, DamagedPackage, Unsupported
 from lvexport.validation.mil.features import Feature, read_inputs, read_outputs
 from lvexport.validation.mil.images import image_tensor
 from lvexport.validation.mil.nesting import MOST_ROUNDS, Meter, Value, Watch
-from lvexport.validation.mil.numerics import Numerics, to_array, to_tensor
+from lvexport.validation.mil.numerics import Numerics, is_half, to_array, to_tensor
 from lvexport.validation.mil.package import open_package
 from lvexport.validation.mil.plan import Plan, Prepared, prepare
 from lvexport.validation.mil.program import Block, Function, Operation, Reference, read_function
@@ -83,6 +83,11 @@ class Model:
         outputs = read_outputs(description, function)
         with torch.inference_mode():
             return cls(function, inputs, outputs, numerics, most_rounds)
+
+    @property
+    def computes_in_half(self) -> bool:
+        """Whether the program has half-precision values, so that its numerics matter."""
+        return any(map(is_half, self._prepared.declared.values()))
 
     def make_state(self) -> State:
         """A new state, of zeros, to pass to ``predict``; an empty one for a model without states."""
