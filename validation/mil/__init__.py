@@ -41,20 +41,26 @@ if TYPE_CHECKING:
 __all__ = ["BadInput", "DamagedPackage", "FailedOp", "MilError", "UnsupportedModel", "UnsupportedOp", "load"]
 
 
-def load(path: str | Path, numerics: str = "rounded", most_rounds: int = MOST_ROUNDS) -> Model:
+def load(
+    path: str | Path,
+    function_name: str | None = None,
+    numerics: str = "rounded",
+    most_rounds: int = MOST_ROUNDS,
+) -> Model:
     """Reads the ``.mlpackage`` at ``path``; see ``model.Model`` for what can be done with the result.
 
     Args:
         path: of the ``.mlpackage`` folder.
+        function_name: of several functions in the package, which one; its default function if None.
         numerics: how half precision is computed: ``exact``, ``rounded`` or ``pessimistic`` (``numerics.Numerics``).
         most_rounds: after how many rounds of its loops, all taken together, a prediction is given up: nothing
             else ends a loop that a damaged package runs forever.
 
     Raises:
         BadInput: there are no such numerics.
-        MilError: it is damaged, or holds something that the interpreter does not take.
+        MilError: it is damaged, has no such function, or holds something that the interpreter does not take.
     """
     from lvexport.validation.mil.model import Model
     from lvexport.validation.mil.numerics import Numerics
 
-    return Model.load(path, Numerics.named(numerics), most_rounds)
+    return Model.load(path, function_name, Numerics.named(numerics), most_rounds)

@@ -9,12 +9,14 @@ from functools import partial
 from lvexport.validation.mil import ops, table
 from lvexport.validation.mil.binding import Constants
 from lvexport.validation.mil.conformity import conforms, described
-from lvexport.validation.mil.errors import DamagedPackage, UnsupportedOp
+from lvexport.validation.mil.errors import DamagedPackage, UnsupportedModel, UnsupportedOp
 from lvexport.validation.mil.nesting import Meter, Results, Value
 from lvexport.validation.mil.numerics import Numerics
 from lvexport.validation.mil.program import Block, Function, NamedType, Operation, Opset
 from lvexport.validation.mil.step import FOR_CONSTANTS, Step, make_step, title
 from lvexport.validation.mil.types import ValueType
+
+CUSTOM = "custom_layer"  # as coremltools writes operations registered by a user (``translate_generic_op``)
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,11 @@ def _bodies(
 def _require_ops(function: Function) -> None:
     assert ops  # importing it has filled the table
     counts = function.block.op_types()
+    if CUSTOM in counts:
+        raise UnsupportedModel(
+            f"The program has {counts[CUSTOM]} custom layers. What these compute is code in an app and not in the "
+            "package, so the model cannot be run. Convert it with operations of MIL in their place."
+        )
     missing = {name: count for name, count in counts.items() if table.find(name, function.opset) is None}
     if missing:
         raise UnsupportedOp(missing, function.opset.name)
