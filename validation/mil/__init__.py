@@ -9,6 +9,7 @@ It needs no macOS, so what a converter wrote can be proved where it was written:
     model.predict({"image": array})["logits"]
     model.predict({"image": array}, outputs=["conv2d_3"])  # any value of the program
     model.predict({"token": array}, state=model.make_state())  # a model that keeps states
+    print(model.profile({"image": array}))  # time and bytes of every operation
 
 float32 is computed in float32. How half precision is computed differs between devices, so ``load`` takes it as an
 option; between its values lies what a device may make of the program::

@@ -76,7 +76,7 @@ class Halves:
         return self._noted(sums.float(), x, y)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        sums = self.matmul(x, weight.T)
+        sums = self.matmul(x.reshape(-1, x.shape[-1]), weight.T).reshape(*x.shape[:-1], len(weight))
         return sums if bias is None else self._noted(_half(sums + _half(bias)), sums, bias)
 
     def einsum(self, equation: str, values: tuple[Tensor, ...]) -> Tensor:
@@ -167,7 +167,7 @@ def _add_products(sums: Tensor, left: Tensor, right: Tensor, inner: int) -> None
     """sums [*B, M, *I] += Σ over k of left [*B, M, k] · right [*B, k, *I], where *I are ``inner`` dimensions."""
     columns = left.movedim(-1, 0).contiguous()
     columns = columns.reshape(*columns.shape, *([1] * inner))
-    rows = right.movedim(-1 - inner, 0).unsqueeze(-1 - inner)
+    rows = right.movedim(-1 - inner, 0).contiguous().unsqueeze(-1 - inner)
     term = torch.empty(sums.shape, dtype=torch.half)
     for column, row in zip(columns, rows, strict=True):
         torch.mul(column, row, out=term)

@@ -20,6 +20,7 @@ from lvexport.validation.mil.nesting import MOST_ROUNDS, Meter, Value, Watch
 from lvexport.validation.mil.numerics import Numerics, is_half, to_array, to_tensor
 from lvexport.validation.mil.package import open_package
 from lvexport.validation.mil.plan import Plan, Prepared, prepare
+from lvexport.validation.mil.profile import Profile, profile
 from lvexport.validation.mil.program import Block, Function, Operation, Reference, read_function
 from lvexport.validation.mil.protos import parse_model
 from lvexport.validation.mil.states import State, new_state, state_types
@@ -145,6 +146,19 @@ class Model:
         if state is not None:
             raise BadInput("A state can only be used for one prediction at a time, not with a list of inputs.")
         return [finish(self._predict_one(one, plan, None)) for one in data]
+
+    def profile(self, data: Mapping[str, Any], state: State | None = None, predictions: int = 5) -> Profile:
+        """Time and bytes of every operation of a prediction; ``print`` shows the slowest of them as a table.
+
+        Args:
+            data: as for ``predict``, one input.
+            state: as for ``predict``; every prediction that is made changes it.
+            predictions: how many are timed, after one that is not.
+
+        Raises:
+            MilError: as ``predict``.
+        """
+        return profile(lambda watch: self.watched(data, watch, state), predictions)
 
     def watched(self, data: Mapping[str, Any], watch: Watch, state: State | None = None) -> dict[str, Any]:
         """``predict`` on one input, while ``watch`` looks on."""

@@ -17,7 +17,7 @@ from lvexport.validation.mil.conformity import conforms, described
 from lvexport.validation.mil.errors import DamagedPackage, FailedOp, MilError
 from lvexport.validation.mil.nesting import Meter, Value
 from lvexport.validation.mil.numerics import CARRIERS, Numerics, is_half, round_to_half
-from lvexport.validation.mil.program import Operation, Opset, Reference
+from lvexport.validation.mil.program import Binding, Operation, Opset, Reference
 from lvexport.validation.mil.types import TensorType, ValueType
 
 if TYPE_CHECKING:
@@ -32,22 +32,26 @@ class Step:
     """One operation, ready to run.
 
     Attributes:
+        type: of the operation.
         call: the operation as its function sees it.
         function: from the op table.
         fixed: the arguments that are constants.
         wired: the other ones.
         names: of the results.
+        bits: of the elements of each argument, as the program declares them, one for each of its values.
         rounded: for each result, whether it is to be rounded to half precision.
         bodies: the operation's blocks.
         effect: it changes a state, so that it runs even if nobody uses its results.
         released: names of the values that no later step needs.
     """
 
+    type: str
     call: Call
     function: Callable[..., Any]
     fixed: Mapping[str, Any]
     wired: tuple[Argument, ...]
     names: tuple[str, ...]
+    bits: Mapping[str, tuple[int, ...]]
     rounded: tuple[bool, ...]
     bodies: tuple[Body, ...] = ()
     effect: bool = False
@@ -136,7 +140,8 @@ def make_step(
     wired = tuple(argument for argument in arguments if argument.uses())
     names = tuple(output.name for output in operation.outputs)
     effect = entry.effect or any(body.effect for body in bodies)
-    return Step(call, entry.function, fixed, wired, names, rounded, bodies, effect)
+    bits = {name: tuple(_bits(b, declared) for b in bindings) for name, bindings in operation.inputs.items()}
+    return Step(operation.type, call, entry.function, fixed, wired, names, bits, rounded, bodies, effect)
 
 
 def title(operation: Operation) -> str:
@@ -175,10 +180,19 @@ def _require_declared(arguments: list[Argument], declared: Mapping[str, ValueTyp
                 )
 
 
+def _type_of(binding: Binding, declared: Mapping[str, ValueType]) -> ValueType:
+    return declared[binding.name] if isinstance(binding, Reference) else binding.type
+
+
+def _bits(binding: Binding, declared: Mapping[str, ValueType]) -> int:
+    bound = _type_of(binding, declared)
+    return bound.dtype.bits if isinstance(bound, TensorType) else 0
+
+
 def _reads_wider_floats(operation: Operation, declared: Mapping[str, ValueType]) -> bool:
     for bindings in operation.inputs.values():
         for binding in bindings:
-            bound = declared[binding.name] if isinstance(binding, Reference) else binding.type
+            bound = _type_of(binding, declared)
             if isinstance(bound, TensorType) and bound.dtype in (types.FLOAT32, types.FLOAT64):
                 return True
     return False
