@@ -260,7 +260,15 @@ def finish(made: Made, plan: Plan, original: Original, sampled: Sample, referenc
         return info
     recipe = cell.converter.recipes[cell.recipe]
     try:
-        verdict = judge_all(references, made.outputs, made.run.outputs, sampled.labels, recipe, made.run.runtime)
+        verdict = judge_all(
+            references,
+            made.outputs,
+            made.run.outputs,
+            sampled.labels,
+            recipe,
+            made.run.runtime,
+            original.capture.depth,
+        )
     except ValueError as error:
         return info.model_copy(update={"error": str(error)})
     return info.model_copy(
