@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lvexport import hf, timm
 from lvexport.converters.contract import TensorSpec
 from lvexport.cost import measure
+from lvexport.depth import depth
 from lvexport.errors import UsageError
 from lvexport.feeding import save_outputs, tensors
 from lvexport.jobs import Capture, Counted, Inputs, RunResult
@@ -155,6 +156,7 @@ def capture(built: Built, out: Path) -> Capture:
         tuple(map(spec, names, inputs)),
         tuple(map(spec, outputs, results)),
         measure(model, inputs),
+        depth(program),
         state_digest(model),
         program_digest(program),
         built.source,

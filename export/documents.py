@@ -42,6 +42,7 @@ def describe_model(source: Source, capture: Capture) -> ModelInfo:
         parameters=capture.cost.parameters,
         macs=capture.cost.macs,
         traffic_bytes=capture.cost.traffic_bytes,
+        depth=capture.depth,
         weights=weights,
     )
 

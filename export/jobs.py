@@ -121,13 +121,14 @@ class Counted:
 class Capture:
     """What is known of a program once it has been captured.
 
-    ``state_digest`` is over the model's numbers, ``digest`` over these and what is computed with them. ``source`` is
-    the job's, with what only building the model could tell.
+    ``depth``: the longest chain of operations that round. ``state_digest`` is over the model's numbers, ``digest`` over
+    these and what is computed with them. ``source`` is the job's, with what only building the model could tell.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     cost: Cost
+    depth: int
     state_digest: str
     digest: str
     source: Source

@@ -30,13 +30,17 @@ class WeightsInfo(Part):
 
 
 class ModelInfo(Part):
-    """The original. ``macs`` and ``traffic_bytes`` are of one inference at the input's shape, in single precision."""
+    """The original. ``macs`` and ``traffic_bytes`` are of one inference at the input's shape, in single precision.
+
+    ``depth``: the longest chain of operations that round, from which thresholds follow; 0 where it was not counted.
+    """
 
     name: str
     source: str
     parameters: int
     macs: int
     traffic_bytes: int
+    depth: int = 0
     weights: WeightsInfo
 
 

@@ -260,7 +260,8 @@ def finish(made: Made, plan: Plan, original: Original, sampled: Sample, referenc
         return info
     recipe = cell.converter.recipes[cell.recipe]
     try:
-        verdict = judge_run(references, made.outputs, made.run, sampled.labels, recipe)
+        depth = original.capture.depth
+        verdict = judge_run(references, made.outputs, made.run, sampled.labels, recipe, depth)
     except ValueError as error:
         return info.model_copy(update={"error": str(error)})
     return info.model_copy(
@@ -269,10 +270,15 @@ def finish(made: Made, plan: Plan, original: Original, sampled: Sample, referenc
 
 
 def judge_run(
-    references: Sequence[Array], outputs: Sequence[Array], run: RunResult, labels: Array | None, recipe: Recipe
+    references: Sequence[Array],
+    outputs: Sequence[Array],
+    run: RunResult,
+    labels: Array | None,
+    recipe: Recipe,
+    depth: int,
 ) -> Verdict:
     """The verdict on a run, with the interval where the artifact leaves open how it is computed."""
-    verdict = judge_all(references, outputs, run.outputs, labels, recipe, run.runtime)
+    verdict = judge_all(references, outputs, run.outputs, labels, recipe, run.runtime, depth)
     if not run.bounds:
         return verdict
     samples = run.bounds[0].samples

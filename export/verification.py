@@ -66,10 +66,11 @@ class Subject:
 
 @dataclass(frozen=True)
 class Baseline:
-    """The original's side of the comparison."""
+    """The original's side of the comparison. ``depth`` is that of ``ModelInfo``."""
 
     sample: Sample
     references: list[Array]
+    depth: int
 
 
 def verify(path: Path, request: Request = Request(), report: Report = silent) -> Bundle:
@@ -181,7 +182,7 @@ def against_golden(folder: Path, manifest: Manifest, shop: Workshop) -> Baseline
     specs, outputs = tensor_specs(manifest.inputs), tensor_specs(manifest.outputs)
     norm = manifest_normalisation(manifest)
     inputs, references, labels = golden.unpack(path, specs, outputs, norm, shop.folder / "inputs.safetensors")
-    return Baseline(Sample(inputs, labels, "the bundle's golden vectors"), references)
+    return Baseline(Sample(inputs, labels, "the bundle's golden vectors"), references, manifest.model.depth)
 
 
 def against_model(subject: Subject, request: Request, shop: Workshop, report: Report) -> tuple[Manifest, Baseline]:
@@ -201,7 +202,7 @@ def against_model(subject: Subject, request: Request, shop: Workshop, report: Re
     report("original", "done")
     manifest = subject.manifest or describe_original(Plan(source, (), subject.folder), capture)
     origin = f"{sampled.origin}, against {request.against}"
-    return manifest, Baseline(Sample(sampled.inputs, sampled.labels, origin), load_outputs(out))
+    return manifest, Baseline(Sample(sampled.inputs, sampled.labels, origin), load_outputs(out), capture.depth)
 
 
 def size_in_manifest(manifest: Manifest) -> int:
@@ -251,7 +252,7 @@ def examine(folder: Path, artifact: ArtifactInfo, request: Request, baseline: Ba
 
 def judged(artifact: ArtifactInfo, run: RunResult, outputs: Sequence[Array], baseline: Baseline) -> ArtifactInfo:
     recipe, labels = RECIPES[artifact.recipe], baseline.sample.labels
-    verdict = judge_run(baseline.references, outputs, run, labels, recipe)
+    verdict = judge_run(baseline.references, outputs, run, labels, recipe, baseline.depth)
     info = verdict_info(verdict, baseline.sample.origin)
     return outcome(artifact, "ok" if verdict.passed else "failed", verdict=info)
 

@@ -62,7 +62,7 @@ def test_readme_has_every_cell_of_the_matrix() -> None:
         for target in CONVERTERS:
             for recipe, least in (("fp32", 80), ("fp16", 40)):
                 cell = row["cells"][f"{target} {recipe}"]
-                assert cell["status"] in ("ok", "failed"), (name, target, recipe)
+                assert cell["status"] == "ok", (name, target, recipe)
                 assert cell["sqnr_db"] >= least, (name, target, recipe)
     table = runpy.run_path(str(ROOT / "tools" / "matrix.py"))["table"]
     assert table(rows) in README, "type make matrix"

@@ -13,19 +13,20 @@ from lvexport.validation import metrics
 from lvexport.validation.contract import PROBABILITIES, Array, Overflow
 
 # Rounding once to p significant bits leaves 6.02·p dB. Independent roundings add up in power, so N of them in a row
-# take 10·log10(N) away. N is bounded by a network of DEPTH operations one behind the other, and, where sums are kept
-# in that same precision, by sums of TERMS numbers. Half precision is summed in single by every runtime here.
+# take 10·log10(N) away. N is the program's own number of operations one behind the other, at least DEPTH, and, where
+# sums are kept in that same precision, times sums of TERMS numbers. Half precision is summed in single by every runtime
+# here.
 DEPTH = 2**7
 TERMS = 2**11
 SINGLE_BITS = 24
 
 
-def threshold_db(recipe: Recipe) -> float:
-    """Least SQNR in dB that arithmetic of this precision leaves: 90.3 for ``fp32``, 45.2 for ``fp16``.
+def threshold_db(recipe: Recipe, depth: int = DEPTH) -> float:
+    """Least SQNR in dB that ``depth`` operations one behind the other leave in this precision.
 
-    docs/verdict.md derives it.
+    90.3 for ``fp32`` and 45.2 for ``fp16`` up to a depth of 128; docs/verdict.md derives it.
     """
-    roundings = DEPTH * TERMS if recipe.significand_bits >= SINGLE_BITS else DEPTH
+    roundings = max(depth, DEPTH) * (TERMS if recipe.significand_bits >= SINGLE_BITS else 1)
     return 20 * math.log10(2) * recipe.significand_bits - 10 * math.log10(roundings)
 
 
@@ -61,12 +62,14 @@ class Verdict:
     interval: Interval | None = None
 
 
-def judge(reference: Array, measured: Array, labels: Array | None, recipe: Recipe, runtime: str) -> Verdict:
-    """Compare the outputs of an artifact with the original's, both (samples, …)."""
+def judge(
+    reference: Array, measured: Array, labels: Array | None, recipe: Recipe, runtime: str, depth: int = DEPTH
+) -> Verdict:
+    """Compare the outputs of an artifact with the original's, both (samples, …). ``depth`` is the original's."""
     reference, measured = np.asarray(reference), np.asarray(measured)
     if reference.shape != measured.shape:
         raise ValueError(f"outputs of shape {measured.shape} cannot be compared with {reference.shape}")
-    sqnr, threshold = metrics.sqnr_db(reference, measured), threshold_db(recipe)
+    sqnr, threshold = metrics.sqnr_db(reference, measured), threshold_db(recipe, depth)
     return Verdict(
         passed=sqnr >= threshold,
         runtime=runtime,
@@ -90,12 +93,18 @@ def judge_all(
     labels: Array | None,
     recipe: Recipe,
     runtime: str,
+    depth: int = DEPTH,
 ) -> Verdict:
-    """The verdict on the output that is furthest from the original's. ``outputs`` are the artifact's."""
+    """The verdict on the output that is furthest from the original's.
+
+    Args:
+        outputs: the artifact's.
+        depth: the original's longest chain of operations that round.
+    """
     if len(references) != len(measured):
         raise ValueError(f"the artifact has {len(measured)} outputs, the original {len(references)}")
     verdicts = [
-        judge(softmax(r) if spec.dtype == PROBABILITIES else r, m, labels, recipe, runtime)
+        judge(softmax(r) if spec.dtype == PROBABILITIES else r, m, labels, recipe, runtime, depth)
         for r, m, spec in zip(references, measured, outputs, strict=True)
     ]
     return min(verdicts, key=lambda verdict: verdict.sqnr_db)

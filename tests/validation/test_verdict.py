@@ -16,6 +16,16 @@ def test_thresholds_are_those_documented() -> None:
     assert threshold_db(FP16) == pytest.approx(45.2, abs=0.05)
 
 
+def test_deep_programs_round_more_often() -> None:
+    for recipe in (FP32, FP16):
+        assert threshold_db(recipe) - threshold_db(recipe, 2 * DEPTH) == pytest.approx(10 * np.log10(2))
+        assert threshold_db(recipe, 3) == threshold_db(recipe)
+    r = np.random.default_rng(0).normal(size=(100, 10))
+    noisy = r * (1 + 10 ** (-44 / 20))
+    assert not judge(r, noisy, None, FP16, "test").passed
+    assert judge(r, noisy, None, FP16, "test", depth=256).passed
+
+
 def rounded_to(bits: int, values: np.ndarray) -> np.ndarray:
     """Nearest numbers with so many significant bits."""
     mantissa, exponent = np.frexp(values)
