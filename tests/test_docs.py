@@ -69,7 +69,8 @@ def test_readme_has_every_cell_of_the_matrix() -> None:
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "CONTRIBUTING.md", "docs/verdict.md", "docs/bundle.md", "docs/multi-scale.md"]
+    "document",
+    ["README.md", "CONTRIBUTING.md", "docs/verdict.md", "docs/bundle.md", "docs/interpreter.md", "docs/multi-scale.md"],
 )
 def test_links_lead_somewhere(document: str) -> None:
     path = ROOT / document
