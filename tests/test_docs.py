@@ -68,10 +68,10 @@ def test_readme_has_every_cell_of_the_matrix() -> None:
     assert table(rows) in README, "type make matrix"
 
 
-@pytest.mark.parametrize(
-    "document",
-    ["README.md", "CONTRIBUTING.md", "docs/verdict.md", "docs/bundle.md", "docs/interpreter.md", "docs/multi-scale.md"],
-)
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(document: str) -> None:
     path = ROOT / document
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text()):
