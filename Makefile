@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard export/*.py models/*.py training/*.py converters/*.py validation/*.py validation/*/*.py validation/mil/*/*.py)
 
-.PHONY: help install demo test test-slow lint format bench lock schema picture train-demo matrix multi-scale sample docker clean
+.PHONY: help install demo test test-slow lint format bench bench-mil lock schema picture train-demo matrix multi-scale sample docker clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -42,6 +42,9 @@ format: install  ## let ruff put the code in order
 
 bench: demo  ## latency of the demo's artifacts, in turn, as ratios with their spread
 	$(BIN)/lvexport bench dist/mobilevit_xxs-demo-64
+
+bench-mil: install  ## speed and memory of the Core ML interpreter beside torch (minutes; Linux)
+	$(BIN)/python tools/mil_bench.py
 
 lock: $(VENV)/.installed  ## write requirements.lock anew from pyproject.toml
 	$(BIN)/python tools/lock.py > requirements.lock.new

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from lvexport.jobs import (
     JOB,
     Answer,
     BenchJob,
+    Bound,
     CaptureJob,
     ConvertJob,
     CostJob,
@@ -36,8 +38,10 @@ from lvexport.jobs import (
     RunResult,
 )
 from lvexport.models.errors import ModelError
-from lvexport.validation.contract import PICTURE, Array, ArtifactError, Session
+from lvexport.validation.contract import PICTURE, Array, ArtifactError, OpenSession, Session
 
+# Inputs that are also run with other numerics, one of which takes some ten times as long as the verdict's own.
+BOUND_SAMPLES = 16
 WARM_UP = 3  # runs that are not timed: caches, lazy initialisation
 
 
@@ -86,7 +90,22 @@ def run_artifact(job: RunJob) -> Any:
         times.append(time.perf_counter() - start)
         outputs.append([results[s.name] for s in session.outputs])
     save_outputs(outputs, job.out)
-    return RunResult(runtime.available().name, session.outputs, statistics.median(times) * 1000)
+    bounds = tuple(bound(job, session, name) for name in session.numerics) if isinstance(session, OpenSession) else ()
+    return RunResult(runtime.available().name, session.outputs, statistics.median(times) * 1000, bounds)
+
+
+def bound(job: RunJob, session: OpenSession, numerics: str) -> Bound:
+    """Run the artifact over the first inputs once more, in that way."""
+    from lvexport.feeding import feeds, save_outputs
+
+    numerical = session.under(numerics)
+    outputs = []
+    for arrays in islice(feeds(job.inputs, numerical.inputs), BOUND_SAMPLES):
+        results = numerical.run(arrays)
+        outputs.append([results[s.name] for s in numerical.outputs])
+    out = job.out.with_name(f"{job.out.name}.{numerics}")
+    save_outputs(outputs, out)
+    return Bound(numerics, len(outputs), out, numerical.overflow)
 
 
 def run_describe(job: DescribeJob) -> Any:

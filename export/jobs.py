@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from lvexport.converters.contract import Captured, Normalisation, Notes, TensorSpec
 from lvexport.source import Source
-from lvexport.validation.contract import Description
+from lvexport.validation.contract import Description, Overflow
 
 
 @dataclass(frozen=True)
@@ -135,12 +135,25 @@ class Capture:
 
 
 @dataclass(frozen=True)
+class Bound:
+    """The first ``samples`` inputs, computed with ``numerics``; ``out`` holds the outputs as in a RunJob."""
+
+    numerics: str
+    samples: int
+    out: Path
+    overflow: Overflow | None
+
+
+@dataclass(frozen=True)
 class RunResult:
-    """``runtime`` as it stands in the manifest; ``milliseconds`` is the median of the runs."""
+    """``runtime`` as it stands in the manifest; ``milliseconds`` is the median of the runs. ``bounds``: where the
+    artifact leaves open how it is computed.
+    """
 
     runtime: str
     outputs: tuple[TensorSpec, ...]
     milliseconds: float
+    bounds: tuple[Bound, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 
 
 class Part(BaseModel):
@@ -75,6 +75,25 @@ class TensorInfo(Part):
     dtype: str
 
 
+class OverflowInfo(Part):
+    """``operation`` is the first whose results leave the range of half precision with ``numerics``."""
+
+    numerics: str
+    operation: str
+
+
+class IntervalInfo(Part):
+    """An artifact that leaves open where half precision is rounded, computed in each of the ways that bound devices.
+
+    ``sqnr_db`` has one figure for each of them, over the first ``samples`` inputs: ``exact``, ``rounded``,
+    ``pessimistic`` (docs/verdict.md).
+    """
+
+    samples: int
+    sqnr_db: dict[str, float]
+    overflow: OverflowInfo | None
+
+
 class VerdictInfo(Part):
     """A measurement over ``samples`` inputs; dB are clipped to ±300, null means "not applicable" or "not finite"."""
 
@@ -90,6 +109,7 @@ class VerdictInfo(Part):
     accuracy: float | None
     reference_accuracy: float | None
     threshold_db: float
+    interval: IntervalInfo | None = None
     inputs: str
     machine: str
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from lvexport import bundle, files, golden, machine
 from lvexport.bundle import Bundle
-from lvexport.converters.contract import Captured, Notes
+from lvexport.converters.contract import Captured, Notes, Recipe
 from lvexport.documents import describe_original, same_original
 from lvexport.errors import CellError, LvexportError
 from lvexport.feeding import load_outputs
@@ -35,7 +35,7 @@ from lvexport.processes import Workshop, interruptible
 from lvexport.source import Source
 from lvexport.validation.contract import Array
 from lvexport.validation.runtimes.registry import RUNTIMES
-from lvexport.validation.verdict import Verdict, judge_all
+from lvexport.validation.verdict import Interval, Verdict, bounded, judge_all
 
 if TYPE_CHECKING:
     from torch import nn
@@ -260,20 +260,32 @@ def finish(made: Made, plan: Plan, original: Original, sampled: Sample, referenc
         return info
     recipe = cell.converter.recipes[cell.recipe]
     try:
-        verdict = judge_all(
-            references,
-            made.outputs,
-            made.run.outputs,
-            sampled.labels,
-            recipe,
-            made.run.runtime,
-            original.capture.depth,
-        )
+        depth = original.capture.depth
+        verdict = judge_run(references, made.outputs, made.run, sampled.labels, recipe, depth)
     except ValueError as error:
         return info.model_copy(update={"error": str(error)})
     return info.model_copy(
         update={"status": "ok" if verdict.passed else "failed", "verdict": verdict_info(verdict, sampled.origin)}
     )
+
+
+def judge_run(
+    references: Sequence[Array],
+    outputs: Sequence[Array],
+    run: RunResult,
+    labels: Array | None,
+    recipe: Recipe,
+    depth: int,
+) -> Verdict:
+    """The verdict on a run, with the interval where the artifact leaves open how it is computed."""
+    verdict = judge_all(references, outputs, run.outputs, labels, recipe, run.runtime, depth)
+    if not run.bounds:
+        return verdict
+    samples = run.bounds[0].samples
+    first = [reference[:samples] for reference in references]
+    found = {b.numerics: judge_all(first, load_outputs(b.out), run.outputs, None, recipe, "") for b in run.bounds}
+    overflow = next((b.overflow for b in run.bounds if b.overflow is not None), None)
+    return bounded(verdict, Interval(samples, {name: one.sqnr_db for name, one in found.items()}, overflow))
 
 
 def verdict_info(verdict: Verdict, origin: str) -> VerdictInfo:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lvexport.bundle import Bundle
     from lvexport.doctor import Health
     from lvexport.informing import Info
-    from lvexport.manifest import ArtifactInfo
+    from lvexport.manifest import ArtifactInfo, OverflowInfo, VerdictInfo
     from lvexport.pipeline import Report
     from lvexport.training.loop import Step
     from lvexport.training.run import Outcome
@@ -199,30 +199,42 @@ def cell_text(value: Any) -> str:
 def results(bundle: Bundle) -> Table:
     """One row an artifact: size, verdict, figures."""
     labelled = any(a.verdict is not None and a.verdict.accuracy is not None for a in bundle.results)
-    columns = ["target", "recipe", "MiB", "verdict", "SQNR dB", "top-1", "retrieval"]
+    bounded = any(a.verdict is not None and a.verdict.interval is not None for a in bundle.results)
+    columns = ["target", "recipe", "MiB", "verdict", "SQNR dB", *(["interval"] if bounded else [])]
+    columns += ["top-1", "retrieval"]
     columns += ["accuracy", "original"] if labelled else []
     grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
     for column in [*columns, "s"]:
         grid.add_column(column, justify="left" if column in ("target", "recipe", "verdict") else "right", no_wrap=True)
     for artifact in bundle.results:
-        grid.add_row(*result_row(artifact, labelled))
+        grid.add_row(*result_row(artifact, labelled, bounded))
     return grid
 
 
-def result_row(a: ArtifactInfo, labelled: bool) -> list[Text]:
+def result_row(a: ArtifactInfo, labelled: bool, bounded: bool) -> list[Text]:
     size = "" if a.bytes is None else f"{a.bytes / 2**20:.2f}"
     row = [Text(a.target), Text(a.recipe), Text(size), Text(a.status, style=_STYLES[a.status])]
-    row += map(Text, figures(a, labelled))
+    row += map(Text, figures(a, labelled, bounded))
     return [*row, Text(f"{a.seconds:.0f}" if a.seconds else "")]
 
 
-def figures(a: ArtifactInfo, labelled: bool) -> list[str]:
+def figures(a: ArtifactInfo, labelled: bool, bounded: bool) -> list[str]:
     """What was measured, or blanks."""
     v = a.verdict
     if v is None:
-        return [""] * (5 if labelled else 3)
-    found = [f"{v.sqnr_db:.1f}", percent(v.top1_agreement), percent(v.retrieval_agreement)]
+        return [""] * (3 + 2 * labelled + bounded)
+    found = [f"{v.sqnr_db:.1f}", *([interval(v)] if bounded else [])]
+    found += [percent(v.top1_agreement), percent(v.retrieval_agreement)]
     return [*found, percent(v.accuracy), percent(v.reference_accuracy)] if labelled else found
+
+
+def interval(v: VerdictInfo) -> str:
+    """From the worst to the best of the ways in which a device may compute the artifact."""
+    if v.interval is None:
+        return ""
+    if v.interval.overflow is not None:
+        return "OVERFLOW"
+    return f"{min(v.interval.sqnr_db.values()):.1f}–{max(v.interval.sqnr_db.values()):.1f}"
 
 
 def percent(value: float | None) -> str:
@@ -236,8 +248,10 @@ def problems(bundle: Bundle) -> None:
     """A paragraph for each artifact that is not as it should be."""
     for a in bundle.results:
         name = a.path or f"{a.target} {a.recipe}"
-        if a.status == "failed" and a.verdict is not None:
-            v = a.verdict
+        v = a.verdict
+        if a.status == "failed" and v is not None and v.interval is not None and v.interval.overflow is not None:
+            text = f"{name} {overflow(v.interval.overflow)} docs/verdict.md says what to look at."
+        elif a.status == "failed" and v is not None:
             text = (
                 f"{name} does not compute what the original computes: {v.sqnr_db:.1f} dB over {v.samples:,} inputs, "
                 f"and {a.recipe} leaves at least {v.threshold_db:.1f} dB. Do not ship it. docs/verdict.md says what to "
@@ -252,6 +266,16 @@ def problems(bundle: Bundle) -> None:
         err().print(Text(f"lvexport: {text}", style="red"))
 
 
+def overflow(found: OverflowInfo) -> str:
+    """What overflowed, and what to do."""
+    sums = "summed in half precision, " if found.numerics == "pessimistic" else ""
+    return (
+        f"overflows: {sums}{found.operation} is the first operation whose numbers leave the range of half precision, "
+        "±65,504, where single precision has them finite. Do not ship it: make it with --quantize fp32, or scale what "
+        "comes before that operation."
+    )
+
+
 def logs(bundle: Bundle) -> None:
     """What the processes printed whose work failed."""
     for label, text in bundle.logs.items():
@@ -264,6 +288,12 @@ def origins(bundle: Bundle) -> Text:
     verdicts = {a.target: a.verdict for a in bundle.results if a.verdict is not None}
     needed = {a.recipe: a.verdict.threshold_db for a in bundle.results if a.verdict is not None}
     lines = [f"{target}: {v.runtime}, n = {v.samples:,}, {v.inputs}" for target, v in verdicts.items()]
+    intervals = [a.verdict.interval for a in bundle.results if a.verdict is not None and a.verdict.interval is not None]
+    if intervals:
+        lines.append(
+            "interval: SQNR in dB from sums kept in half precision to nothing rounded to it, "
+            f"n = {intervals[0].samples:,}"
+        )
     if needed:
         least = ", ".join(f"{recipe} {threshold:.1f} dB" for recipe, threshold in needed.items())
         lines.append(f"least SQNR that passes: {least}")

@@ -30,14 +30,13 @@ from lvexport.jobs import (
 )
 from lvexport.manifest import ArtifactInfo, Manifest
 from lvexport.overrides import NOTHING_SAID, Overrides
-from lvexport.pipeline import Report, silent, verdict_info
+from lvexport.pipeline import Report, judge_run, silent, verdict_info
 from lvexport.plan import Plan
 from lvexport.processes import Workshop, interruptible
 from lvexport.source import resolve
 from lvexport.validation import sample
 from lvexport.validation.contract import PICTURE, Array
 from lvexport.validation.runtimes.registry import RUNTIMES
-from lvexport.validation.verdict import judge_all
 
 
 @dataclass(frozen=True)
@@ -253,7 +252,7 @@ def examine(folder: Path, artifact: ArtifactInfo, request: Request, baseline: Ba
 
 def judged(artifact: ArtifactInfo, run: RunResult, outputs: Sequence[Array], baseline: Baseline) -> ArtifactInfo:
     recipe, labels = RECIPES[artifact.recipe], baseline.sample.labels
-    verdict = judge_all(baseline.references, outputs, run.outputs, labels, recipe, run.runtime, baseline.depth)
+    verdict = judge_run(baseline.references, outputs, run, labels, recipe, baseline.depth)
     info = verdict_info(verdict, baseline.sample.origin)
     return outcome(artifact, "ok" if verdict.passed else "failed", verdict=info)
 

@@ -13,9 +13,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from lvexport.cell import BOUND_SAMPLES
 from lvexport.converters.registry import CONVERTERS
 from lvexport.manifest import Manifest
 from lvexport.models.registry import ENTRIES, demo
+from lvexport.validation.runtimes import coreml
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -83,6 +85,13 @@ def test_published_schema_is_that_of_the_code() -> None:
 def test_a_real_manifest_follows_the_published_schema(demo_bundle: Path) -> None:
     schema = json.loads((ROOT / "docs" / "manifest.schema.json").read_text())
     jsonschema.validate(json.loads((demo_bundle / "manifest.json").read_text()), schema)
+
+
+def test_the_interval_is_taken_over_as_many_inputs_as_documented() -> None:
+    text = (ROOT / "docs" / "verdict.md").read_text()
+    assert f"over the first {BOUND_SAMPLES} inputs" in text
+    for numerics in coreml.NUMERICS:
+        assert f"| `{numerics}` |" in text
 
 
 def test_make_targets_named_in_documents_exist() -> None:

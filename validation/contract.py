@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,39 @@ class Session(Protocol):
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """Output name → array, for one array an input."""
+        ...
+
+
+@dataclass(frozen=True)
+class Overflow:
+    """``operation``, as its program calls it, is the first that leaves the range of half precision in a prediction
+    with ``numerics``.
+    """
+
+    numerics: str
+    operation: str
+
+
+class Numerical(Session, Protocol):
+    """An artifact loaded to be computed in one of several ways."""
+
+    @property
+    def overflow(self) -> Overflow | None:
+        """The first of the runs so far; None where there was none."""
+        ...
+
+
+@runtime_checkable
+class OpenSession(Session, Protocol):
+    """A session of an artifact that leaves open how its numbers are rounded, so that devices may differ."""
+
+    @property
+    def numerics(self) -> tuple[str, ...]:
+        """Names of the ways of computing it that bound what devices do; none where nothing is left open."""
+        ...
+
+    def under(self, numerics: str) -> Numerical:
+        """The artifact, loaded to be computed in that way."""
         ...
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lvexport.converters.contract import Recipe, TensorSpec
 from lvexport.validation import metrics
-from lvexport.validation.contract import PROBABILITIES, Array
+from lvexport.validation.contract import PROBABILITIES, Array, Overflow
 
 # Rounding once to p significant bits leaves 6.02·p dB. Independent roundings add up in power, so N of them in a row
 # take 10·log10(N) away. N is the program's own number of operations one behind the other, at least DEPTH, and, where
@@ -31,8 +31,21 @@ def threshold_db(recipe: Recipe, depth: int = DEPTH) -> float:
 
 
 @dataclass(frozen=True)
+class Interval:
+    """What devices that compute the artifact in unlike ways may make of it, over the first ``samples`` inputs.
+
+    ``sqnr_db``: of each of the ways that bound them, by name. ``overflow``: the first operation that leaves the range
+    of half precision in one of these; a device may then answer with anything.
+    """
+
+    samples: int
+    sqnr_db: Mapping[str, float]
+    overflow: Overflow | None
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """``samples`` inputs were run through both; every figure is over all of them."""
+    """``samples`` inputs were run through both; every figure but the ``interval`` is over all of them."""
 
     passed: bool
     runtime: str
@@ -46,6 +59,7 @@ class Verdict:
     accuracy: float | None
     reference_accuracy: float | None
     threshold_db: float
+    interval: Interval | None = None
 
 
 def judge(
@@ -94,6 +108,12 @@ def judge_all(
         for r, m, spec in zip(references, measured, outputs, strict=True)
     ]
     return min(verdicts, key=lambda verdict: verdict.sqnr_db)
+
+
+def bounded(verdict: Verdict, interval: Interval | None) -> Verdict:
+    """The verdict with the interval beside it. It no longer passes where there is an overflow."""
+    overflows = interval is not None and interval.overflow is not None
+    return replace(verdict, interval=interval, passed=verdict.passed and not overflows)
 
 
 def softmax(logits: Array) -> Array:

@@ -13,6 +13,7 @@ from safetensors import safe_open
 
 from lvexport import files
 from lvexport.bundle import Bundle
+from lvexport.cell import BOUND_SAMPLES
 from tests.conftest import Run
 from tests.faults import SCALE, a_file_of, record_again
 
@@ -65,6 +66,17 @@ def test_every_cell_is_verified(target: str, recipe: str, bundle: Bundle) -> Non
         assert verdict.accuracy == verdict.reference_accuracy
     assert verdict.accuracy is not None
     assert verdict.accuracy > 0.88
+
+
+def test_the_interval_of_half_precision_is_that_of_core_ml_alone(bundle: Bundle) -> None:
+    found = {(a.target, a.recipe): a.verdict.interval for a in bundle.results if a.verdict and a.verdict.interval}
+    assert list(found) == [("coreml", "fp16")]
+    interval = found["coreml", "fp16"]
+    assert interval.samples == BOUND_SAMPLES
+    assert interval.overflow is None
+    sqnr = interval.sqnr_db
+    assert list(sqnr) == ["exact", "rounded", "pessimistic"]
+    assert sqnr["exact"] > sqnr["rounded"] > sqnr["pessimistic"] > 30
 
 
 def test_half_precision_is_smaller(bundle: Bundle) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,41 @@ def model():
                 setattr(parent, name, nn.ReLU())
     return network
 """
+# Numbers beyond the range of half precision on the way, which a device need not get right; every output is as it was.
+LARGE = """
+import lvexport, torch
+from torch import nn
+
+class Large(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.network = lvexport.build("mobilevit_xxs", weights="demo")
+
+    def forward(self, x):
+        logits = self.network(x)
+        return logits + torch.tanh(logits * 30000.0)
+
+model = Large
+"""
+# No number is beyond it, but a sum is.
+LONG = """
+import lvexport, torch
+from torch import nn
+
+class Long(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.network = lvexport.build("mobilevit_xxs", weights="demo")
+
+    def forward(self, x):
+        return self.network(x) + (x.abs() * 30.0).mean(dim=(1, 2, 3)).unsqueeze(1)
+
+model = Long
+"""
+OVERFLOWS = {
+    "large": (LARGE, "rounded", "overflows: mul (which makes"),
+    "long": (LONG, "pessimistic", "summed in half precision, reduce_mean (which makes"),
+}
 FAULTS = {"swapped": SWAPPED, "relu": RELU}
 
 
@@ -57,6 +93,26 @@ def caught(artifacts: list[Path], lvexport: Run) -> None:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_before_the_conversion_is_caught(fault: str, tmp_path: Path, lvexport: Run) -> None:
     caught(plant(fault, "onnx", "fp32,fp16", tmp_path, lvexport), lvexport)
+
+
+@pytest.mark.parametrize("name", OVERFLOWS)
+def test_an_overflow_of_half_precision_is_caught_and_named(name: str, tmp_path: Path, lvexport: Run) -> None:
+    code, numerics, named = OVERFLOWS[name]
+    script = tmp_path / f"{name}.py"
+    script.write_text(code)
+    typed = (script, "--imgsz", "64", "--to", "coreml", "--quantize", "fp32,fp16", "--samples", "24")
+    done = lvexport(*typed, "--output", tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert named in done.stderr
+    assert "OVERFLOW" in done.stdout
+    single, half = json.loads((tmp_path / f"{name}-64" / "manifest.json").read_text())["artifacts"]
+    assert (single["status"], single["verdict"]["interval"]) == ("ok", None)
+    assert half["status"] == "failed"
+    assert half["verdict"]["sqnr_db"] > half["verdict"]["threshold_db"]  # nothing but the overflow speaks against it
+    assert half["verdict"]["interval"]["overflow"]["numerics"] == numerics
+    again = lvexport("verify", tmp_path / f"{name}-64")
+    assert again.returncode == 1
+    assert named in again.stderr
 
 
 @pytest.mark.slow

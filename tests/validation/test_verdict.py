@@ -7,8 +7,8 @@ import pytest
 
 from lvexport.converters.contract import TensorSpec
 from lvexport.converters.recipes import FP16, FP32, RECIPES
-from lvexport.validation.contract import PROBABILITIES
-from lvexport.validation.verdict import DEPTH, TERMS, judge, judge_all, softmax, threshold_db
+from lvexport.validation.contract import PROBABILITIES, Overflow
+from lvexport.validation.verdict import DEPTH, TERMS, Interval, bounded, judge, judge_all, softmax, threshold_db
 
 
 def test_thresholds_are_those_documented() -> None:
@@ -62,6 +62,18 @@ def test_the_verdict_turns_at_the_threshold(recipe: object, off: float, passes: 
 def test_nan_fails() -> None:
     r = np.ones((5, 3))
     assert not judge(r, r * np.nan, None, FP16, "test").passed
+
+
+def test_an_overflow_fails_whatever_the_decibels_say() -> None:
+    r = np.ones((5, 3))
+    good, bad = judge(r, r, None, FP16, "test"), judge(r, r * 2, None, FP16, "test")
+    decibels = {"rounded": 60.0, "pessimistic": 3.0}
+    assert bounded(good, None) == good
+    assert bounded(good, Interval(4, decibels, None)).passed  # the interval's decibels are not what is judged
+    assert not bounded(bad, Interval(4, decibels, None)).passed
+    overflown = bounded(good, Interval(4, decibels, Overflow("rounded", "mul (which makes 'x')")))
+    assert not overflown.passed
+    assert overflown.sqnr_db == good.sqnr_db
 
 
 def test_accuracy_of_both_sides_is_given_where_labels_are() -> None:

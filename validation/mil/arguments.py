@@ -17,7 +17,10 @@ from typing import Any, TypeAlias, Union, get_args, get_origin, get_type_hints
 from torch import Tensor
 
 from lvexport.validation.mil.call import Call
-from lvexport.validation.mil.types import Array
+from lvexport.validation.mil.lists import TensorList
+from lvexport.validation.mil.nesting import Blocks, Value
+from lvexport.validation.mil.states import Cell
+from lvexport.validation.mil.types import Array, Shape
 from lvexport.validation.mil.values import Label
 
 Scalar: TypeAlias = bool | int | float
@@ -36,7 +39,12 @@ class Form(Enum):
     BOOLS = "truth values"
     INTS = "integers"
     LABELS = "labels"
+    VALUES = "values of any kind"
+    SIZES = "sizes, or names where a size is known only when the model runs"
+    LIST = "a list"
+    STATE = "a state"
     CALL = "the call itself"
+    BLOCKS = "the operation's blocks"
 
 
 FORMS: dict[Any, Form] = {
@@ -50,8 +58,14 @@ FORMS: dict[Any, Form] = {
     tuple[bool, ...]: Form.BOOLS,
     tuple[int, ...]: Form.INTS,
     tuple[Label, ...]: Form.LABELS,
+    tuple[Value, ...]: Form.VALUES,
+    Shape: Form.SIZES,
+    TensorList: Form.LIST,
+    Cell: Form.STATE,
     Call: Form.CALL,
+    Blocks: Form.BLOCKS,
 }
+NOT_ARGUMENTS = (Form.CALL, Form.BLOCKS)  # told by the program, not bound by it
 KINDS = {Form.BOOL: "b", Form.BOOLS: "b", Form.INT: "iu", Form.INTS: "iu", Form.FLOAT: "iuf", Form.SCALAR: "biuf"}
 
 

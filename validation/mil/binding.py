@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from lvexport.validation.mil.arguments import Form, Parameter, from_array
+from lvexport.validation.mil.nesting import Value
 from lvexport.validation.mil.numerics import to_tensor
 from lvexport.validation.mil.program import Binding
-from lvexport.validation.mil.types import TensorType
+from lvexport.validation.mil.types import ListType, StateType, TensorType, ValueType
 from lvexport.validation.mil.values import Constant
 
-Value: TypeAlias = Any  # a tensor; a classifier also makes a label and a dictionary
-
-TEXT = (Form.STR, Form.LABELS)
+NEVER_COMPUTED = (Form.STR, Form.LABELS, Form.SIZES)
+# Parameters that take several bindings, and the form of each of these.
+SEVERAL = {Form.TENSORS: Form.TENSOR, Form.VALUES: Form.VALUES, Form.SIZES: Form.SIZES}
+AS_TENSOR = (Form.TENSOR, Form.VALUES)
+AS_IT_IS = (Form.TENSOR, Form.VALUES, Form.LIST, Form.STATE)
+# As what a computed value may be declared to be passed in a form; for the others, as a tensor.
+DECLARED: Mapping[Form, tuple[type[ValueType], ...]] = {
+    Form.VALUES: (TensorType, ListType),
+    Form.LIST: (ListType,),
+    Form.STATE: (StateType,),
+}
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,7 @@ class Computed:
 
     def get(self, values: Mapping[str, Value]) -> Any:
         value = values[self.name]
-        return value if self.form is Form.TENSOR else from_array(self.form, value.numpy())
+        return value if self.form in AS_IT_IS else from_array(self.form, value.numpy())
 
 
 @dataclass(frozen=True)
@@ -69,17 +78,24 @@ class Constants:
         stored: as the program holds them.
         unpacked: results of compressed constants.
         tensors: those of ``stored`` that were asked for as tensors.
+        outer: of the block around this one, which sees them too.
     """
 
     stored: Mapping[str, Constant]
+    outer: Constants | None = None
     unpacked: dict[str, Value] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
     def __contains__(self, name: str) -> bool:
-        return name in self.stored or name in self.unpacked
+        return self._owner(name) is not None
 
     def value(self, name: str) -> Value:
         """The constant as an operation's result would be: a tensor, or what ``Constant`` holds of text."""
+        owner = self._owner(name)
+        assert owner is not None, name
+        return owner._own(name)
+
+    def _own(self, name: str) -> Value:
         if name in self.unpacked:
             return self.unpacked[name]
         if not isinstance(self.stored[name].value, np.ndarray):
@@ -88,6 +104,11 @@ class Constants:
             self.tensors[name] = _tensor(self.stored[name])
         return self.tensors[name]
 
+    def _owner(self, name: str) -> Constants | None:
+        if name in self.stored or name in self.unpacked:
+            return self
+        return self.outer._owner(name) if self.outer else None
+
     def source(self, binding: Binding, form: Form) -> Known | Computed:
         """Where an argument of that form comes from.
 
@@ -95,19 +116,23 @@ class Constants:
             ValueError: the constant cannot take that form.
         """
         if isinstance(binding, Constant):
-            return Known(_tensor(binding) if form is Form.TENSOR else _converted(binding, form))
-        if binding.name not in self:
-            if form in TEXT:
-                raise ValueError("text is computed where a constant is expected")
-            return Computed(binding.name, form)
-        if form is Form.TENSOR:
-            value = self.value(binding.name)
-            if not isinstance(value, Tensor):
-                raise ValueError("text is given where a tensor is expected")
-            return Known(value)
-        if binding.name in self.unpacked:
-            return Known(from_array(form, self.unpacked[binding.name].numpy()))
-        return Known(_converted(self.stored[binding.name], form))
+            return Known(_known(binding, form))
+        owner = self._owner(binding.name)
+        if owner is not None:
+            return Known(owner._formed(binding.name, form))
+        if form in NEVER_COMPUTED:
+            raise ValueError("a computed value is given where a constant is expected")
+        return Computed(binding.name, form)
+
+    def _formed(self, name: str, form: Form) -> Any:
+        if form not in AS_TENSOR and name in self.unpacked:
+            return from_array(form, self.unpacked[name].numpy())
+        if form not in AS_TENSOR:
+            return _known(self.stored[name], form)
+        value = self._own(name)
+        if not isinstance(value, Tensor):
+            raise ValueError("text is given where a tensor is expected")
+        return value
 
 
 def bind(name: str, parameter: Parameter, bindings: tuple[Binding, ...], constants: Constants) -> Argument:
@@ -116,11 +141,26 @@ def bind(name: str, parameter: Parameter, bindings: tuple[Binding, ...], constan
     Raises:
         ValueError: what is bound does not suit the parameter.
     """
-    several = parameter.form is Form.TENSORS
+    several = parameter.form in SEVERAL
     if not several and len(bindings) != 1:
         raise ValueError(f"{len(bindings)} values are given where one is expected")
-    form = Form.TENSOR if several else parameter.form
+    form = SEVERAL.get(parameter.form, parameter.form)
     return Argument(name, tuple(constants.source(binding, form) for binding in bindings), several)
+
+
+def suits(form: Form, declared: ValueType) -> bool:
+    """Whether a computed value of that type can be passed in ``form``, a parameter's or one of its elements'."""
+    return isinstance(declared, DECLARED.get(form, (TensorType,)))
+
+
+def _known(constant: Constant, form: Form) -> Any:
+    if form in AS_TENSOR:
+        return _tensor(constant)
+    if form in (Form.LIST, Form.STATE):
+        raise ValueError(f"a constant is given where {form.value} is expected")
+    if form is Form.SIZES:
+        return None if isinstance(constant.value, str) else _converted(constant, Form.INT)
+    return _converted(constant, form)
 
 
 def _converted(constant: Constant, form: Form) -> Any:

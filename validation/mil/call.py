@@ -10,6 +10,7 @@ import numpy as np
 from lvexport.validation.mil import types
 from lvexport.validation.mil.errors import DamagedPackage
 from lvexport.validation.mil.program import Opset
+from lvexport.validation.mil.sums import SINGLE, Sums
 from lvexport.validation.mil.types import DType, TensorType, ValueType
 
 LARGEST_VALUE = 2**30  # elements of one computed value; larger ones are taken for damage, not for a phone's model
@@ -23,11 +24,13 @@ class Call:
         op: the operation's type and name, for messages.
         opset: that of the function.
         outputs: declared types of the results.
+        sums: how the operation is to add up.
     """
 
     op: str
     opset: Opset
     outputs: tuple[ValueType, ...]
+    sums: Sums = SINGLE
 
     @property
     def dtype(self) -> DType:
@@ -50,5 +53,12 @@ class Call:
         declared = self.outputs[0]
         if isinstance(declared, TensorType) and not declared.admits(shape):
             raise DamagedPackage(f"The program declares {declared} as the result of {self.op}, which makes {shape}.")
+        self._expect_plausible(shape)
+
+    def expect_elements(self, element: TensorType) -> None:
+        """The same for what a list holds, each of whose elements may be made of zeros."""
+        self._expect_plausible(tuple(size for size in element.shape if size is not None))
+
+    def _expect_plausible(self, shape: tuple[int, ...]) -> None:
         if min(shape, default=0) < 0 or math.prod(shape) > LARGEST_VALUE:
             raise DamagedPackage(f"The result of {self.op} would have the shape {shape}.")

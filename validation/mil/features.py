@@ -6,14 +6,16 @@ has the exact element types, the description says which arrays are images and wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from lvexport.validation.mil import types
+from lvexport.validation.mil.call import LARGEST_VALUE
 from lvexport.validation.mil.errors import DamagedPackage, UnsupportedModel
 from lvexport.validation.mil.program import Function
-from lvexport.validation.mil.types import DictType, Shape, TensorType, ValueType
+from lvexport.validation.mil.types import DictType, Shape, StateType, TensorType, ValueType
 
 Kind: TypeAlias = Literal["array", "image", "label", "probabilities"]
 Layout: TypeAlias = Literal["RGB", "BGR", "GRAYSCALE", "GRAYSCALE_FLOAT16"]
@@ -37,6 +39,8 @@ class Feature:
         layout: of an image: the order in which the program receives the channels.
         choices: all shapes that a flexible input takes, if the description lists them.
         ranges: for each dimension of a flexible input, least and largest size (None: no limit), if it gives ranges.
+        default: of an optional input, the value of every element where it is not given; None if it must be given.
+        default_shape: the shape that is then taken; also what the description suggests for a flexible input.
     """
 
     name: str
@@ -46,6 +50,8 @@ class Feature:
     layout: Layout | None = None
     choices: tuple[tuple[int, ...], ...] = ()
     ranges: tuple[tuple[int, int | None], ...] = ()
+    default: float | None = None
+    default_shape: tuple[int, ...] = ()
 
     @property
     def size(self) -> tuple[int | None, int | None] | None:
@@ -70,7 +76,7 @@ def read_inputs(description: Any, function: Function) -> tuple[Feature, ...]:
         DamagedPackage: the description and the program contradict each other.
         UnsupportedModel: an input of a kind that no MIL program takes.
     """
-    declared = {value.name: value.type for value in function.inputs}
+    declared = {value.name: value.type for value in function.inputs if not isinstance(value.type, StateType)}
     features = tuple(_input(message, _type_of(message.name, declared)) for message in description.input)
     missing = declared.keys() - {feature.name for feature in features}
     if missing:
@@ -83,7 +89,6 @@ def read_outputs(description: Any, function: Function) -> tuple[Feature, ...]:
 
     Raises:
         DamagedPackage: the description and the program contradict each other.
-        UnsupportedModel: an output that this interpreter cannot return (images).
     """
     made = {value.name: value.type for operation in function.block.operations for value in operation.outputs}
     made |= {value.name: value.type for value in function.inputs}
@@ -104,7 +109,7 @@ def _input(message: Any, declared: ValueType) -> Feature:
         raise UnsupportedModel(f"The input {message.name!r} is not a tensor, which this interpreter does not take.")
     dtype = declared.dtype.numpy.name
     if kind == "imageType":
-        return _image(message.name, message.type.imageType, declared)
+        return _image(message.name, message.type.imageType, declared, "input")
     if kind != "multiArrayType":
         raise UnsupportedModel(f"The input {message.name!r} is of kind {kind}, which MIL programs do not take.")
     array = message.type.multiArrayType
@@ -112,23 +117,34 @@ def _input(message: Any, declared: ValueType) -> Feature:
     ranges = tuple(_range(bounds) for bounds in array.shapeRange.sizeRanges)
     if ranges and len(ranges) != len(declared.shape):
         raise DamagedPackage(f"The input {message.name!r} has {len(ranges)} size ranges and type {declared}.")
-    return Feature(message.name, "array", declared.shape, dtype, choices=choices, ranges=ranges)
+    feature = Feature(message.name, "array", declared.shape, dtype, choices=choices, ranges=ranges)
+    suggested = tuple(array.shape) if declared.shape else ()  # a number is described as an array of one element
+    if math.prod(suggested) > LARGEST_VALUE:
+        raise DamagedPackage(f"The input {message.name!r} is described with the shape {suggested}.")
+    default = _default(array) if message.type.isOptional else None
+    return replace(feature, default=default, default_shape=suggested)
 
 
-def _image(name: str, message: Any, declared: TensorType) -> Feature:
+def _default(message: Any) -> float:
+    """What every element of an optional array is; 0 if nothing is said (``defaultOptionalValue``)."""
+    given = message.WhichOneof("defaultOptionalValue")
+    return float(getattr(message, given)) if given else 0.0
+
+
+def _image(name: str, message: Any, declared: TensorType, role: Literal["input", "output"]) -> Feature:
     layout = LAYOUTS.get(message.colorSpace)
     if layout is None:
-        raise DamagedPackage(f"The image input {name!r} has a color space that Core ML does not have.")
+        raise DamagedPackage(f"The image {role} {name!r} has a color space that Core ML does not have.")
     channels = CHANNELS[layout]
     if len(declared.shape) != 4 or declared.shape[:2] != (1, channels):
         raise DamagedPackage(
-            f"The image input {name!r} is {layout}, so the program should take a tensor of shape "
-            f"(1, {channels}, height, width); it takes {declared}."
+            f"The image {role} {name!r} is {layout}, so in the program it should be a tensor of shape "
+            f"(1, {channels}, height, width); it is {declared}."
         )
     # Images of one size only: the description states it too.
     if None not in declared.shape and (message.height, message.width) != declared.shape[2:]:
         raise DamagedPackage(
-            f"The image input {name!r} is {message.width}×{message.height} pixels in the model description and "
+            f"The image {role} {name!r} is {message.width}×{message.height} pixels in the model description and "
             f"{declared.shape[3]}×{declared.shape[2]} in the program."
         )
     choices = tuple((1, channels, size.height, size.width) for size in message.enumeratedSizes.sizes)
@@ -136,7 +152,9 @@ def _image(name: str, message: Any, declared: TensorType) -> Feature:
     if message.WhichOneof("SizeFlexibility") == "imageSizeRange":
         height, width = message.imageSizeRange.heightRange, message.imageSizeRange.widthRange
         ranges = ((1, 1), (channels, channels), _range(height), _range(width))
-    return Feature(name, "image", declared.shape, declared.dtype.numpy.name, layout, choices, ranges)
+    suggested = (1, channels, message.height, message.width)
+    dtype = declared.dtype.numpy.name
+    return Feature(name, "image", declared.shape, dtype, layout, choices, ranges, default_shape=suggested)
 
 
 def _range(message: Any) -> tuple[int, int | None]:
@@ -146,8 +164,6 @@ def _range(message: Any) -> tuple[int, int | None]:
 
 def _output(message: Any, declared: ValueType) -> Feature:
     kind = message.type.WhichOneof("Type")
-    if kind == "imageType":
-        raise UnsupportedModel(f"The output {message.name!r} is an image; this interpreter returns arrays and labels.")
     if kind in ("stringType", "int64Type"):
         return Feature(message.name, "label", (), "str" if kind == "stringType" else "int64")
     if kind == "dictionaryType":
@@ -155,5 +171,7 @@ def _output(message: Any, declared: ValueType) -> Feature:
             raise DamagedPackage(f"The output {message.name!r} is described as probabilities; the program differs.")
         return Feature(message.name, "probabilities", (), declared.value.dtype.numpy.name)
     if not isinstance(declared, TensorType):
-        raise DamagedPackage(f"The output {message.name!r} is described as an array; in the program it is none.")
+        raise DamagedPackage(f"The output {message.name!r} is described as {kind}; in the program it is no tensor.")
+    if kind == "imageType":
+        return _image(message.name, message.type.imageType, declared, "output")
     return Feature(message.name, "array", declared.shape, declared.dtype.numpy.name)

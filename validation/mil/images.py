@@ -1,4 +1,4 @@
-"""Image inputs: from a picture to the tensor that the program receives.
+"""Image inputs and outputs: from a picture to the tensor that the program receives, and from its result to one.
 
 Core ML hands over channel values from 0 to 255 in the declared layout. Scale and bias are not its business:
 coremltools writes them into the program, as multiplications and additions
@@ -7,13 +7,16 @@ coremltools writes them into the program, as multiplications and additions
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lvexport.validation.mil.errors import BadInput
 from lvexport.validation.mil.features import Feature, Layout
 from lvexport.validation.mil.types import Array
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 # Modes that coremltools accepts in predict (``MLModel._verify_pil_image_modes``)
 PIL_MODES: dict[Layout, str] = {"RGB": "RGB", "BGR": "RGB", "GRAYSCALE": "L", "GRAYSCALE_FLOAT16": "F"}
@@ -43,6 +46,29 @@ def image_tensor(picture: Any, feature: Feature) -> Array:
             "Resize it first: how is part of a model's preprocessing, so it is not guessed here."
         )
     return np.ascontiguousarray(tensor, dtype=feature.dtype)
+
+
+def picture(tensor: Array, layout: Layout) -> Image:
+    """The PIL image that a result is returned as, of the mode that an input of that layout takes.
+
+    Args:
+        tensor: (1, channels, height, width), channel values from 0 to 255. They are rounded to the nearest integer,
+            and those outside are brought to the limit; ``GRAYSCALE_FLOAT16`` keeps them as they are. Apple does
+            not document how Core ML rounds.
+        layout: order of the channels.
+    """
+    from PIL import Image
+
+    mode = PIL_MODES[layout]
+    pixels = tensor[0].transpose(1, 2, 0)
+    if mode == "F":
+        return Image.fromarray(pixels[:, :, 0].astype(np.float32))
+    if mode == "L":
+        pixels = pixels[:, :, 0]
+    elif layout == "BGR":
+        pixels = pixels[:, :, ::-1]
+    whole = np.nan_to_num(pixels.astype(np.float32)).round().clip(0, 255).astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(whole))
 
 
 def _pixels(picture: Any, name: str, layout: Layout) -> Array:

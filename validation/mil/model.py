@@ -11,16 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lvexport.validation.mil.arrays import input_array
 from lvexport.validation.mil.blobs import Blobs
 from lvexport.validation.mil.errors import BadInput, DamagedPackage, UnsupportedModel
 from lvexport.validation.mil.features import Feature, read_inputs, read_outputs
-from lvexport.validation.mil.images import image_tensor
-from lvexport.validation.mil.numerics import to_array, to_tensor
+from lvexport.validation.mil.images import image_tensor, picture
+from lvexport.validation.mil.nesting import MOST_ROUNDS, Meter, Value, Watch
+from lvexport.validation.mil.numerics import Numerics, is_half, to_array, to_tensor
 from lvexport.validation.mil.package import open_package
 from lvexport.validation.mil.plan import Plan, Prepared, prepare
+from lvexport.validation.mil.profile import Profile, profile
 from lvexport.validation.mil.program import Block, Function, Operation, Reference, read_function
 from lvexport.validation.mil.protos import parse_model
-from lvexport.validation.mil.types import Array, TensorType
+from lvexport.validation.mil.states import State, new_state, state_types
+from lvexport.validation.mil.types import DictType, TensorType
 from lvexport.validation.mil.values import Label
 
 MAIN = "main"
@@ -35,48 +39,85 @@ class Model:
         operations: of the program, in the order in which they run, constants left out. Their outputs are the names
             that ``predict`` takes as ``outputs``.
         labels: of a classifier, in the order of its probabilities; empty for other models.
+        states: tensors that it keeps from one prediction to the next, by name.
+        numerics: how it computes half precision.
     """
 
-    def __init__(self, function: Function, inputs: tuple[Feature, ...], outputs: tuple[Feature, ...]) -> None:
+    def __init__(
+        self,
+        function: Function,
+        inputs: tuple[Feature, ...],
+        outputs: tuple[Feature, ...],
+        numerics: Numerics,
+        most_rounds: int = MOST_ROUNDS,
+    ) -> None:
+        self.numerics = numerics
         self.inputs = inputs
         self.outputs = outputs
+        self.states: Mapping[str, TensorType] = state_types(function.inputs)
         self.operations: tuple[Operation, ...] = function.block.operations
         self.labels: tuple[Label, ...] = _class_labels(function.block)
-        self._prepared: Prepared = prepare(function)
+        self._prepared: Prepared = prepare(function, numerics)
         self._plans: dict[tuple[str, ...], Plan] = {}
+        self._most_rounds = most_rounds
 
     @classmethod
-    def load(cls, path: str | Path) -> Model:
-        """Reads the package at ``path``; of several functions, the one that the package calls its default.
+    def load(
+        cls,
+        path: str | Path,
+        function_name: str | None = None,
+        numerics: Numerics = Numerics.ROUNDED,
+        most_rounds: int = MOST_ROUNDS,
+    ) -> Model:
+        """Reads one function of the package at ``path``.
+
+        Args:
+            path: of the ``.mlpackage`` folder.
+            function_name: of several functions, which one; the one that the package calls its default if None.
+            numerics: how half precision is to be computed.
+            most_rounds: after how many rounds of its loops a prediction is given up.
 
         Raises:
             DamagedPackage: what is there is not a sound package.
             UnsupportedModel: it holds something that the interpreter does not take: an older kind of model, a
-                pipeline, states, images as outputs, or operations that the table lacks (``UnsupportedOp``).
+                pipeline, custom layers, or operations that the table lacks (``UnsupportedOp``).
+            BadInput: it has no function of that name.
             MilError: coremltools, whose message definitions are needed, is not installed.
         """
         package = open_package(path)
         message = parse_model(package.specification)
         _require_program(message, path)
-        name, description = _default_function(message.description)
-        if description.state:
-            raise UnsupportedModel(f"{path} is a model with states, which this interpreter does not take.")
+        name, description = _described_function(message.description, function_name)
         function = read_function(message.mlProgram, name, Blobs(package))
         inputs = read_inputs(description, function)
         outputs = read_outputs(description, function)
         with torch.inference_mode():
-            return cls(function, inputs, outputs)
+            return cls(function, inputs, outputs, numerics, most_rounds)
 
-    @overload
-    def predict(self, data: Mapping[str, Any], outputs: Sequence[str] | None = None) -> dict[str, Any]: ...
+    @property
+    def computes_in_half(self) -> bool:
+        """Whether the program has half-precision values, so that its numerics matter."""
+        return any(map(is_half, self._prepared.declared.values()))
+
+    def make_state(self) -> State:
+        """A new state, of zeros, to pass to ``predict``; an empty one for a model without states."""
+        return new_state(self.states)
 
     @overload
     def predict(
-        self, data: Sequence[Mapping[str, Any]], outputs: Sequence[str] | None = None
+        self, data: Mapping[str, Any], state: State | None = None, outputs: Sequence[str] | None = None
+    ) -> dict[str, Any]: ...
+
+    @overload
+    def predict(
+        self, data: Sequence[Mapping[str, Any]], state: State | None = None, outputs: Sequence[str] | None = None
     ) -> list[dict[str, Any]]: ...
 
     def predict(
-        self, data: Mapping[str, Any] | Sequence[Mapping[str, Any]], outputs: Sequence[str] | None = None
+        self,
+        data: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        state: State | None = None,
+        outputs: Sequence[str] | None = None,
     ) -> dict[str, Any] | list[dict[str, Any]]:
         """Runs the model, with coremltools' calling convention.
 
@@ -84,53 +125,101 @@ class Model:
             data: input name → array (anything that NumPy takes, or a tensor) of the input's shape, number for an
                 input of one element, or for an image input a PIL image or a uint8 array (height, width, 3) in RGB
                 order. A list of such dictionaries is run one after the other.
+            state: of a model that keeps states, made by ``make_state``; the prediction reads and changes it. As in
+                coremltools, a list of inputs cannot have one.
             outputs: names of values of the program (outputs of its operations, inputs, constants) to return in
-                the place of the model's outputs.
+                the place of the model's outputs, as arrays.
 
         Returns:
-            Output name → array; from a classifier also its label (str or int) and its probabilities (dictionary
-            from label to float). A list of such dictionaries for a list.
+            Output name → array, or PIL image for an image output; from a classifier also its label (str or int) and
+            its probabilities (dictionary from label to float). A list of such dictionaries for a list.
 
         Raises:
-            BadInput: the data do not fit the inputs, or a name in ``outputs`` is unknown.
+            BadInput: the data do not fit the inputs, a name in ``outputs`` is unknown, or a state is lacking.
             FailedOp: an operation cannot be computed from these data.
             DamagedPackage: an operation's result is not what the program declares.
         """
         plan = self._plan(outputs)
+        finish = self._pictures if outputs is None else dict
         if isinstance(data, Mapping):
-            return self._predict_one(data, plan)
-        return [self._predict_one(one, plan) for one in data]
+            return finish(self._predict_one(data, plan, state))
+        if state is not None:
+            raise BadInput("A state can only be used for one prediction at a time, not with a list of inputs.")
+        return [finish(self._predict_one(one, plan, None)) for one in data]
 
-    def _predict_one(self, data: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+    def profile(self, data: Mapping[str, Any], state: State | None = None, predictions: int = 5) -> Profile:
+        """Time and bytes of every operation of a prediction; ``print`` shows the slowest of them as a table.
+
+        Args:
+            data: as for ``predict``, one input.
+            state: as for ``predict``; every prediction that is made changes it.
+            predictions: how many are timed, after one that is not.
+
+        Raises:
+            MilError: as ``predict``.
+        """
+        return profile(lambda watch: self.watched(data, watch, state), predictions)
+
+    def watched(self, data: Mapping[str, Any], watch: Watch, state: State | None = None) -> dict[str, Any]:
+        """``predict`` on one input, while ``watch`` looks on."""
+        return self._pictures(self._predict_one(data, self._plan(None), state, watch))
+
+    def _predict_one(
+        self, data: Mapping[str, Any], plan: Plan, state: State | None, watch: Watch | None = None
+    ) -> dict[str, Any]:
+        cells = self._cells(state)
         with torch.inference_mode():
-            values = plan.run(self._tensors(data))
+            values = plan.run({**self._tensors(data), **cells}, Meter(self._most_rounds, watch))
             return {name: self._returned(name, value) for name, value in values.items()}
+
+    def _cells(self, state: State | None) -> Mapping[str, Value]:
+        if state is None and self.states:
+            raise BadInput(
+                f"The model keeps the states {', '.join(sorted(self.states))}: make one with "
+                "state = model.make_state(), and pass it as predict(data, state)."
+            )
+        cells = state.cells if state is not None else {}
+        if state is not None and {name: cell.type for name, cell in cells.items()} != self.states:
+            raise BadInput("The state was made by another model: make one with model.make_state().")
+        return cells
 
     def _tensors(self, data: Mapping[str, Any]) -> dict[str, Tensor]:
         expected = {feature.name for feature in self.inputs}
-        if data.keys() != expected:
+        optional = {feature.name for feature in self.inputs if feature.default is not None}
+        if not expected - optional <= data.keys() <= expected:
             raise BadInput(
                 f"The model takes the inputs {', '.join(sorted(expected)) or '(none)'}; "
                 f"given were {', '.join(sorted(map(str, data))) or '(none)'}."
             )
-        return {feature.name: self._tensor(data[feature.name], feature) for feature in self.inputs}
+        return {feature.name: self._tensor(data, feature) for feature in self.inputs}
 
-    def _tensor(self, value: Any, feature: Feature) -> Tensor:
+    def _tensor(self, data: Mapping[str, Any], feature: Feature) -> Tensor:
         declared = self._prepared.declared[feature.name]
         assert isinstance(declared, TensorType)  # read_inputs takes no other
-        array = image_tensor(value, feature) if feature.kind == "image" else _array(value, feature)
+        if feature.name not in data:
+            array = input_array(np.full(feature.default_shape, feature.default), feature)
+        elif feature.kind == "image":
+            array = image_tensor(data[feature.name], feature)
+        else:
+            array = input_array(data[feature.name], feature)
         return to_tensor(array, declared.dtype)
 
     def _returned(self, name: str, value: Any) -> Any:
         declared = self._prepared.declared[name]
         if isinstance(value, Tensor) and isinstance(declared, TensorType):
-            return to_array(value, declared.dtype)
+            return to_array(value, self.numerics.shown(declared.dtype))
         return value
+
+    def _pictures(self, results: dict[str, Any]) -> dict[str, Any]:
+        for feature in self.outputs:
+            if feature.layout is not None:
+                results[feature.name] = picture(results[feature.name], feature.layout)
+        return results
 
     def _plan(self, outputs: Sequence[str] | None) -> Plan:
         names = tuple(feature.name for feature in self.outputs) if outputs is None else tuple(outputs)
         for name in names:
-            if name not in self._prepared.declared:
+            if not isinstance(self._prepared.declared.get(name), (TensorType, DictType)):
                 near = difflib.get_close_matches(name, self._prepared.declared, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise BadInput(f"The program has no value named {name!r}.{hint}")
@@ -159,41 +248,13 @@ def _require_program(message: Any, path: str | Path) -> None:
         )
 
 
-def _default_function(description: Any) -> tuple[str, Any]:
+def _described_function(description: Any, wanted: str | None) -> tuple[str, Any]:
     """Name and description of the function to run; a package of one function describes it as the model itself."""
-    if not description.functions:
-        return MAIN, description
-    for function in description.functions:
-        if function.name == description.defaultFunctionName:
-            return function.name, function
-    raise DamagedPackage(
-        f"The model description names a default function that it lacks: {description.defaultFunctionName!r}."
-    )
-
-
-def _array(value: Any, feature: Feature) -> Array:
-    try:
-        array = np.asarray(value.detach() if isinstance(value, Tensor) else value)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise BadInput(f"What was passed for input {feature.name!r} is no array: {error}.") from error
-    if array.dtype.kind not in "biuf":
-        raise BadInput(f"The input {feature.name!r} takes numbers; given was {array.dtype}.")
-    if array.ndim == 0 and all(size == 1 for size in feature.shape):
-        array = array.reshape((1,) * len(feature.shape))
-    if not feature.admits(array.shape):
-        raise BadInput(f"The input {feature.name!r} takes the shape {_shape(feature)}; given was {array.shape}.")
-    with np.errstate(over="ignore", invalid="ignore"):  # too large for float16 is infinite, as on a device
-        converted = array.astype(feature.dtype)
-    if converted.dtype.kind in "iu" and not np.array_equal(converted, array):
-        raise BadInput(f"The input {feature.name!r} takes {feature.dtype}; given were values that it cannot hold.")
-    return converted
-
-
-def _shape(feature: Feature) -> str:
-    if feature.choices:
-        return " or ".join(str(shape) for shape in feature.choices)
-    sizes = ["any" if size is None else str(size) for size in feature.shape]
-    for place, (least, most) in enumerate(feature.ranges):
-        if feature.shape[place] is None:
-            sizes[place] = f"{least} to {'any' if most is None else most}"
-    return f"({', '.join(sizes)})"
+    described = {function.name: function for function in description.functions} or {MAIN: description}
+    default = description.defaultFunctionName or MAIN
+    if wanted is None and default not in described:
+        raise DamagedPackage(f"The model description names a default function that it lacks: {default!r}.")
+    name = default if wanted is None else wanted
+    if name not in described:
+        raise BadInput(f"The package has no function {name!r}; it has {', '.join(sorted(described))}.")
+    return name, described[name]

@@ -1,20 +1,64 @@
-"""How values of the program are held as torch tensors, and rounded to the precision that it declares.
+"""How values of the program are held as torch tensors, and in which ways half precision can be computed.
 
-A half-precision value is held in float32, and every operation that makes one rounds its result to float16: what
-the program declares as ``fp16`` always holds numbers that float16 has, and sums are accumulated in float32. This
-is the more accurate of the ways in which a device may compute such a program, and needs no half-precision
-kernels. Overflow goes to infinity as it does in float16. Unsigned integers that torch has little arithmetic for
-are held in the next wider signed type.
+A value that the program declares as ``fp16`` is held in float32. By default every operation that makes one rounds its
+result to float16, overflow going to infinity, and sums are accumulated in float32. Devices differ, and
+:class:`Numerics` has the other ways. Unsigned integers that torch has little arithmetic for are held in the next
+wider signed type.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lvexport.validation.mil import types
-from lvexport.validation.mil.types import Array, DType
+from lvexport.validation.mil.errors import BadInput
+from lvexport.validation.mil.halves import Halves
+from lvexport.validation.mil.sums import SINGLE, Sums
+from lvexport.validation.mil.types import Array, DType, TensorType, ValueType
+
+
+class Numerics(Enum):
+    """How a half-precision program is computed. What it declares as another type is the same in all of them.
+
+    Attributes:
+        EXACT: as if it were declared float32: nothing is rounded to float16, and nothing overflows there.
+        ROUNDED: every result is rounded to float16; operations compute, and sums are accumulated, in float32.
+        PESSIMISTIC: as ROUNDED, and sums are accumulated in float16, term by term (``halves``).
+
+    Constants are what the package stores, in all of them.
+    """
+
+    EXACT = "exact"
+    ROUNDED = "rounded"
+    PESSIMISTIC = "pessimistic"
+
+    @classmethod
+    def named(cls, name: str) -> Numerics:
+        """The numerics called so. Raises BadInput."""
+        try:
+            return cls(name)
+        except ValueError:
+            known = ", ".join(numerics.value for numerics in cls)
+            raise BadInput(f"There are no numerics called {name!r}. Half precision can be computed: {known}.") from None
+
+    @property
+    def rounds(self) -> bool:
+        """Whether results are rounded to float16."""
+        return self is not Numerics.EXACT
+
+    def sums(self, outputs: Sequence[ValueType]) -> Sums:
+        """How an operation adds up that makes values of these types."""
+        return Halves() if self is Numerics.PESSIMISTIC and any(map(is_half, outputs)) else SINGLE
+
+    def shown(self, dtype: DType) -> DType:
+        """The type in which values of that type leave the interpreter: float16 as it is computed, so that one sees."""
+        return types.FLOAT32 if self is Numerics.EXACT and dtype is types.FLOAT16 else dtype
+
 
 CARRIERS = {
     types.BOOL: torch.bool,
@@ -48,6 +92,11 @@ def to_tensor(array: Array, dtype: DType) -> Tensor:
 def to_array(tensor: Tensor, dtype: DType) -> Array:
     """A new array with the elements of a carrier, in the NumPy type that MIL's ``dtype`` has outside."""
     return np.array(tensor.numpy(), dtype=dtype.numpy, order="C")
+
+
+def is_half(declared: ValueType) -> bool:
+    """Whether a value of that type is a tensor of float16."""
+    return isinstance(declared, TensorType) and declared.dtype is types.FLOAT16
 
 
 def round_to_half(tensor: Tensor) -> Tensor:

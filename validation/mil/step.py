@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from lvexport.validation.mil import table, types
-from lvexport.validation.mil.arguments import Form
-from lvexport.validation.mil.binding import Argument, Constants, Value, bind
+from lvexport.validation.mil.arguments import NOT_ARGUMENTS, Form
+from lvexport.validation.mil.binding import Argument, Computed, Constants, bind, suits
 from lvexport.validation.mil.call import LARGEST_VALUE, Call
+from lvexport.validation.mil.conformity import conforms, described
 from lvexport.validation.mil.errors import DamagedPackage, FailedOp, MilError
-from lvexport.validation.mil.numerics import CARRIERS, round_to_half, same_class
-from lvexport.validation.mil.program import Operation, Opset, Reference
-from lvexport.validation.mil.types import DictType, TensorType, ValueType
+from lvexport.validation.mil.nesting import Meter, Value
+from lvexport.validation.mil.numerics import CARRIERS, Numerics, is_half, round_to_half
+from lvexport.validation.mil.program import Binding, Operation, Opset, Reference
+from lvexport.validation.mil.types import TensorType, ValueType
+
+if TYPE_CHECKING:
+    from lvexport.validation.mil.plan import Body
+
+FOR_CONSTANTS = "constexpr_"  # how the names of operations begin that unpack compressed constants
+BLOCKS = 2  # of every operation that has some: two branches, or the condition and the body of a loop
 
 
 @dataclass(frozen=True)
@@ -23,29 +32,42 @@ class Step:
     """One operation, ready to run.
 
     Attributes:
+        type: of the operation.
         call: the operation as its function sees it.
         function: from the op table.
         fixed: the arguments that are constants.
         wired: the other ones.
         names: of the results.
+        bits: of the elements of each argument, as the program declares them, one for each of its values.
         rounded: for each result, whether it is to be rounded to half precision.
+        bodies: the operation's blocks.
+        effect: it changes a state, so that it runs even if nobody uses its results.
         released: names of the values that no later step needs.
     """
 
+    type: str
     call: Call
     function: Callable[..., Any]
     fixed: Mapping[str, Any]
     wired: tuple[Argument, ...]
     names: tuple[str, ...]
+    bits: Mapping[str, tuple[int, ...]]
     rounded: tuple[bool, ...]
+    bodies: tuple[Body, ...] = ()
+    effect: bool = False
     released: tuple[str, ...] = ()
 
     def uses(self) -> set[str]:
-        """Names of the computed values that it needs."""
-        return {name for argument in self.wired for name in argument.uses()}
+        """Names of the computed values that it needs, those that its blocks see included."""
+        wired = {name for argument in self.wired for name in argument.uses()}
+        return wired.union(*(body.captured for body in self.bodies))
 
-    def run(self, values: Mapping[str, Value]) -> tuple[Value, ...]:
+    def run(self, values: Mapping[str, Value], meter: Meter) -> tuple[Value, ...]:
         """The results, in order, each checked against its declared type.
+
+        Args:
+            values: those computed so far, by name.
+            meter: of the prediction.
 
         Raises:
             FailedOp: the operation cannot be computed from these values.
@@ -53,6 +75,8 @@ class Step:
         """
         try:
             arguments = {argument.name: argument.get(values) for argument in self.wired}
+            if self.bodies:
+                arguments["blocks"] = tuple(partial(body.run, values, meter) for body in self.bodies)
             results = self.function(**self.fixed, **arguments)
         except MilError:
             raise
@@ -69,29 +93,24 @@ class Step:
         return tuple(self._settled(value, declared, rounded) for value, declared, rounded in checked)
 
     def _settled(self, value: Value, declared: ValueType, rounded: bool) -> Value:
-        if not isinstance(value, Tensor):
-            return self._label_or_dictionary(value, declared)
-        if not isinstance(declared, TensorType) or declared.dtype is types.STRING:
-            raise self._mistyped(f"a tensor of shape {tuple(value.shape)}", declared)
-        if not declared.admits(tuple(value.shape)) or not same_class(value, declared.dtype):
-            raise self._mistyped(f"{value.dtype} {tuple(value.shape)}", declared)
+        if not conforms(value, declared):
+            raise self._mistyped(described(value), declared)
+        if not isinstance(value, Tensor) or not isinstance(declared, TensorType):
+            return value
         return round_to_half(value) if rounded else value.to(CARRIERS[declared.dtype])
-
-    def _label_or_dictionary(self, value: Value, declared: ValueType) -> Value:
-        if isinstance(declared, DictType):
-            right = isinstance(value, dict)
-        else:
-            label = types.STRING if isinstance(value, str) else types.INT64
-            right = declared == TensorType(label, ()) and not isinstance(value, dict)
-        if not right:
-            raise self._mistyped(f"a {type(value).__name__}", declared)
-        return value
 
     def _mistyped(self, made: str, declared: ValueType) -> DamagedPackage:
         return DamagedPackage(f"The program declares {declared} as a result of {self.call.op}, which makes {made}.")
 
 
-def make_step(operation: Operation, opset: Opset, declared: Mapping[str, ValueType], constants: Constants) -> Step:
+def make_step(
+    operation: Operation,
+    opset: Opset,
+    declared: Mapping[str, ValueType],
+    constants: Constants,
+    numerics: Numerics,
+    bodies: tuple[Body, ...] = (),
+) -> Step:
     """Binds an operation that the op table has.
 
     Args:
@@ -99,21 +118,30 @@ def make_step(operation: Operation, opset: Opset, declared: Mapping[str, ValueTy
         opset: that of its function.
         declared: types of the values that it may use.
         constants: those of its block.
+        numerics: how half precision is computed; constants are unpacked as the package has them in any case.
+        bodies: its blocks, bound.
 
     Raises:
         DamagedPackage: it has parameters that it does not take, lacks one that it needs, or is of absurd size.
     """
     entry = table.find(operation.type, opset)
     assert entry is not None, operation.type
-    call = Call(title(operation), opset, tuple(output.type for output in operation.outputs))
+    numerics = Numerics.ROUNDED if operation.type.startswith(FOR_CONSTANTS) else numerics
+    outputs = tuple(output.type for output in operation.outputs)
+    call = Call(title(operation), opset, outputs, numerics.sums(outputs))
+    _require_blocks(operation, entry, call.op)
     arguments = _arguments(operation, entry, call.op, constants)
+    _require_declared(arguments, declared, call.op)
     fixed = {argument.name: argument.get({}) for argument in arguments if not argument.uses()}
     fixed |= {name: call for name, parameter in entry.parameters.items() if parameter.form is Form.CALL}
-    only_moves = entry.exact and not _reads_wider_floats(operation, declared)
-    rounded = tuple(_is_half(output) and not only_moves for output in call.outputs)
+    rounds = numerics.rounds and not (entry.exact and not _reads_wider_floats(operation, declared))
+    rounded = tuple(is_half(output) and rounds for output in call.outputs)
     _require_plausible_size(call)
     wired = tuple(argument for argument in arguments if argument.uses())
-    return Step(call, entry.function, fixed, wired, tuple(output.name for output in operation.outputs), rounded)
+    names = tuple(output.name for output in operation.outputs)
+    effect = entry.effect or any(body.effect for body in bodies)
+    bits = {name: tuple(_bits(b, declared) for b in bindings) for name, bindings in operation.inputs.items()}
+    return Step(operation.type, call, entry.function, fixed, wired, names, bits, rounded, bodies, effect)
 
 
 def title(operation: Operation) -> str:
@@ -123,7 +151,7 @@ def title(operation: Operation) -> str:
 
 
 def _arguments(operation: Operation, entry: table.Entry, op: str, constants: Constants) -> list[Argument]:
-    own = {name: parameter for name, parameter in entry.parameters.items() if parameter.form is not Form.CALL}
+    own = {name: parameter for name, parameter in entry.parameters.items() if parameter.form not in NOT_ARGUMENTS}
     unknown = sorted(operation.inputs.keys() - own.keys())
     missing = sorted(name for name, parameter in own.items() if parameter.required and name not in operation.inputs)
     if unknown or missing:
@@ -135,17 +163,39 @@ def _arguments(operation: Operation, entry: table.Entry, op: str, constants: Con
         raise DamagedPackage(f"The parameters of the operation {op} are wrong: {error}.") from error
 
 
+def _require_blocks(operation: Operation, entry: table.Entry, op: str) -> None:
+    taken = sum(parameter.form is Form.BLOCKS for parameter in entry.parameters.values())
+    wanted = BLOCKS if taken else 0
+    if len(operation.blocks) != wanted:
+        raise DamagedPackage(f"The operation {op} has {len(operation.blocks)} blocks; it takes {wanted or 'none'}.")
+
+
+def _require_declared(arguments: list[Argument], declared: Mapping[str, ValueType], op: str) -> None:
+    for argument in arguments:
+        for source in argument.sources:
+            if isinstance(source, Computed) and not suits(source.form, declared[source.name]):
+                raise DamagedPackage(
+                    f"The operation {op} takes {source.form.value} as {argument.name}; the program gives it "
+                    f"{source.name!r}, which is {declared[source.name]}."
+                )
+
+
+def _type_of(binding: Binding, declared: Mapping[str, ValueType]) -> ValueType:
+    return declared[binding.name] if isinstance(binding, Reference) else binding.type
+
+
+def _bits(binding: Binding, declared: Mapping[str, ValueType]) -> int:
+    bound = _type_of(binding, declared)
+    return bound.dtype.bits if isinstance(bound, TensorType) else 0
+
+
 def _reads_wider_floats(operation: Operation, declared: Mapping[str, ValueType]) -> bool:
     for bindings in operation.inputs.values():
         for binding in bindings:
-            bound = declared[binding.name] if isinstance(binding, Reference) else binding.type
+            bound = _type_of(binding, declared)
             if isinstance(bound, TensorType) and bound.dtype in (types.FLOAT32, types.FLOAT64):
                 return True
     return False
-
-
-def _is_half(declared: ValueType) -> bool:
-    return isinstance(declared, TensorType) and declared.dtype is types.FLOAT16
 
 
 def _require_plausible_size(call: Call) -> None:

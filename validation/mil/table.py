@@ -21,18 +21,20 @@ class Entry:
         function: takes the parameters by keyword and returns the result, or a tuple of them.
         parameters: of the function.
         exact: the results' elements are elements of the inputs, so that nothing is to be rounded.
+        effect: it does something besides making results, so that it runs even if nobody uses them.
     """
 
     name: str
     function: Callable[..., Any]
     parameters: Mapping[str, Parameter]
     exact: bool
+    effect: bool
 
 
 _TABLE: dict[str, dict[Opset, Entry]] = {}
 
 
-def op(name: str, *, since: Opset = Opset.IOS13, exact: bool = False) -> Callable[[F], F]:
+def op(name: str, *, since: Opset = Opset.IOS13, exact: bool = False, effect: bool = False) -> Callable[[F], F]:
     """Registers the decorated function as operation ``name`` from opset ``since`` on.
 
     The function's parameters have the operation's own names, and their annotations say in which form each arrives
@@ -41,7 +43,7 @@ def op(name: str, *, since: Opset = Opset.IOS13, exact: bool = False) -> Callabl
     """
 
     def register(function: F) -> F:
-        _TABLE.setdefault(name, {})[since] = Entry(name, function, parameters(function), exact)
+        _TABLE.setdefault(name, {})[since] = Entry(name, function, parameters(function), exact, effect)
         return function
 
     return register

@@ -111,6 +111,9 @@ class ListType:
     element: ValueType
     length: int | None
 
+    def __str__(self) -> str:
+        return f"list of {self.element}"
+
 
 @dataclass(frozen=True)
 class DictType:

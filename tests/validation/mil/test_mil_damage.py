@@ -166,6 +166,11 @@ def set_pad(message, value):
     constant(message, name).immediateValue.tensor.ints.values[0] = value
 
 
+def optional(message, size):
+    message.description.input[0].type.isOptional = True
+    message.description.input[0].type.multiArrayType.shape[0] = size
+
+
 CHANGES = {
     "huge dimension": (
         lambda m: setattr(operation(m, "conv").outputs[0].type.tensorType.dimensions[1].constant, "size", 2**50),
@@ -228,7 +233,14 @@ CHANGES = {
     "pipeline": (lambda m: m.pipeline.SetInParent(), "kind 'pipeline'"),
     "undescribed input": (lambda m: m.description.ClearField("input"), "model description lacks: x"),
     "output that is not made": (lambda m: setattr(m.description.output[0], "name", "ghost"), "'ghost'"),
-    "image output": (lambda m: m.description.output[0].type.imageType.SetInParent(), "is an image"),
+    "image output": (lambda m: m.description.output[0].type.imageType.SetInParent(), "a color space that Core ML"),
+    "custom layer": (lambda m: setattr(operation(m, "relu"), "type", "custom_layer"), "1 custom layers"),
+    "blocks": (lambda m: operation(m, "relu").blocks.add(), "relu .* has 1 blocks; it takes none"),
+    "branches without blocks": (
+        lambda m: setattr(operation(m, "relu"), "type", "cond"),
+        r"cond .* has 0 blocks; it takes 2",
+    ),
+    "huge default": (lambda m: optional(m, 2**40), "is described with the shape"),
 }
 
 

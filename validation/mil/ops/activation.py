@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lvexport.validation.mil.call import Call
 from lvexport.validation.mil.table import op
 
 
@@ -88,8 +89,8 @@ def softplus_parametric(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
 
 
 @op("softmax")
-def softmax(x: Tensor, axis: int = -1) -> Tensor:
-    return torch.softmax(x, axis)
+def softmax(x: Tensor, call: Call, axis: int = -1) -> Tensor:
+    return call.sums.softmax(x, axis)
 
 
 @op("softsign")

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from lvexport.validation.mil.call import Call
 from lvexport.validation.mil.ops.windows import along_axis, pad_pairs, pad_spatial, per_axis
 from lvexport.validation.mil.table import op
-
-CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
 @op("conv")
@@ -39,7 +35,7 @@ def conv(
         padding = tuple(axis.before for axis in axes)
     else:
         x, padding = pad_spatial(x, [(axis.before, axis.after) for axis in axes], 0.0), (0,) * rank
-    return CONV[rank](x, weight, bias, strides, padding, dilations, groups)
+    return call.sums.convolved(x, weight, bias, strides, padding, dilations, groups)
 
 
 @op("conv_transpose")
@@ -69,7 +65,7 @@ def conv_transpose(
     cuts = _cuts(full, tuple(x.shape[2:]), strides, pad_type, pad_pairs(pad, rank), wanted)
     sizes = [size - before - after for size, (before, after) in zip(full, cuts, strict=True)]
     call.expect((x.shape[0], weight.shape[1] * groups, *sizes))
-    whole = CONV_TRANSPOSE[rank](x, weight, None, strides, 0, 0, groups, dilations)
+    whole = call.sums.spread(x, weight, strides, dilations, groups)
     # A negative pad cuts; where the result is larger than what the windows reach, it is zero before the bias.
     cut = pad_spatial(whole, [(-before, -after) for before, after in cuts], 0.0)
     return cut if bias is None else cut + bias.reshape(-1, *([1] * rank))

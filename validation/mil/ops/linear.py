@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lvexport.validation.mil.call import Call
 from lvexport.validation.mil.numerics import CARRIERS
@@ -12,9 +10,9 @@ from lvexport.validation.mil.table import op
 
 
 @op("linear")
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(x: Tensor, weight: Tensor, call: Call, bias: Tensor | None = None) -> Tensor:
     """x [*D, D_in], weight [D_out, D_in], bias [D_out] → [*D, D_out] of x's element type."""
-    return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+    return call.sums.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
 @op("matmul")
@@ -24,12 +22,12 @@ def matmul(x: Tensor, y: Tensor, call: Call, transpose_x: bool = False, transpos
     Of a constant and a computed operand, the result has the element type of the computed one.
     """
     carrier = CARRIERS[call.dtype]
-    return torch.matmul(_transposed(x.to(carrier), transpose_x), _transposed(y.to(carrier), transpose_y))
+    return call.sums.matmul(_transposed(x.to(carrier), transpose_x), _transposed(y.to(carrier), transpose_y))
 
 
 @op("einsum")
-def einsum(values: tuple[Tensor, ...], equation: str) -> Tensor:
-    return torch.einsum(equation, *values)
+def einsum(values: tuple[Tensor, ...], equation: str, call: Call) -> Tensor:
+    return call.sums.einsum(equation, values)
 
 
 def _transposed(x: Tensor, wanted: bool) -> Tensor:

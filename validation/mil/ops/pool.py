@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from lvexport.validation.mil.call import Call
 from lvexport.validation.mil.ops.windows import Axis, along_axis, pad_pairs, pad_spatial, per_axis
+from lvexport.validation.mil.sums import SINGLE
 from lvexport.validation.mil.table import op
 
-AVERAGE = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 MAXIMUM = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
 
@@ -31,7 +31,7 @@ def avg_pool(
     rank = x.ndim - 2
     strides = per_axis(strides, rank, 1)
     axes = _axes(x, kernel_sizes, strides, pad_type, pad, ceil_mode, call)
-    means = AVERAGE[rank](pad_spatial(x, _pads(axes), 0.0), kernel_sizes, strides)
+    means = call.sums.window_means(pad_spatial(x, _pads(axes), 0.0), kernel_sizes, strides)
     counted = torch.ones(1, 1, *x.shape[2:])
     if not exclude_padding_from_average:
         counted = pad_spatial(counted, [(axis.before, axis.after) for axis in axes], 1.0)
@@ -40,7 +40,7 @@ def avg_pool(
         missing = _pads(axes)
     if not any(before or after for before, after in missing):
         return means
-    return means / AVERAGE[rank](pad_spatial(counted, missing, 0.0), kernel_sizes, strides)
+    return means / SINGLE.window_means(pad_spatial(counted, missing, 0.0), kernel_sizes, strides)
 
 
 @op("l2_pool")
@@ -57,7 +57,7 @@ def l2_pool(
     rank = x.ndim - 2
     strides = per_axis(strides, rank, 1)
     axes = _axes(x, kernel_sizes, strides, pad_type, pad, ceil_mode, call)
-    means = AVERAGE[rank](pad_spatial(x, _pads(axes), 0.0).square(), kernel_sizes, strides)
+    means = call.sums.window_means(pad_spatial(x, _pads(axes), 0.0).square(), kernel_sizes, strides)
     return (means * math.prod(kernel_sizes)).sqrt()
 
 

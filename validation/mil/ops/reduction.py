@@ -34,23 +34,23 @@ def reduce_argmin(
 
 
 @op("reduce_l1_norm")
-def reduce_l1_norm(x: Tensor, axes: tuple[int, ...] | None = None, keep_dims: bool = False) -> Tensor:
-    return _reduce(x, axes, keep_dims, lambda x, dims: x.abs().sum(dims, keepdim=True))
+def reduce_l1_norm(x: Tensor, call: Call, axes: tuple[int, ...] | None = None, keep_dims: bool = False) -> Tensor:
+    return _reduce(x, axes, keep_dims, lambda x, dims: call.sums.total(x.abs(), dims))
 
 
 @op("reduce_l2_norm")
-def reduce_l2_norm(x: Tensor, axes: tuple[int, ...] | None = None, keep_dims: bool = False) -> Tensor:
-    return _reduce_real(x, axes, keep_dims, lambda x, dims: x.square().sum(dims, keepdim=True).sqrt())
+def reduce_l2_norm(x: Tensor, call: Call, axes: tuple[int, ...] | None = None, keep_dims: bool = False) -> Tensor:
+    return _reduce_real(x, axes, keep_dims, lambda x, dims: call.sums.total(x.square(), dims).sqrt())
 
 
 @op("reduce_log_sum")
-def reduce_log_sum(x: Tensor, axes: tuple[int, ...] | None = None, keep_dims: bool = False) -> Tensor:
-    return _reduce_real(x, axes, keep_dims, lambda x, dims: x.sum(dims, keepdim=True).log())
+def reduce_log_sum(x: Tensor, call: Call, axes: tuple[int, ...] | None = None, keep_dims: bool = False) -> Tensor:
+    return _reduce_real(x, axes, keep_dims, lambda x, dims: call.sums.total(x, dims).log())
 
 
 @op("reduce_log_sum_exp")
-def reduce_log_sum_exp(x: Tensor, axes: tuple[int, ...] | None = None, keep_dims: bool = False) -> Tensor:
-    return _reduce_real(x, axes, keep_dims, lambda x, dims: x.logsumexp(dims, keepdim=True))
+def reduce_log_sum_exp(x: Tensor, call: Call, axes: tuple[int, ...] | None = None, keep_dims: bool = False) -> Tensor:
+    return _reduce_real(x, axes, keep_dims, lambda x, dims: call.sums.log_sum_exp(x, dims))
 
 
 @op("reduce_max", exact=True)
@@ -59,8 +59,8 @@ def reduce_max(x: Tensor, axes: tuple[int, ...] | None = None, keep_dims: bool =
 
 
 @op("reduce_mean")
-def reduce_mean(x: Tensor, axes: tuple[int, ...] | None = None, keep_dims: bool = False) -> Tensor:
-    return _reduce_real(x, axes, keep_dims, lambda x, dims: x.mean(dims, keepdim=True))
+def reduce_mean(x: Tensor, call: Call, axes: tuple[int, ...] | None = None, keep_dims: bool = False) -> Tensor:
+    return _reduce_real(x, axes, keep_dims, lambda x, dims: call.sums.mean(x, dims))
 
 
 @op("reduce_min", exact=True)
@@ -74,13 +74,13 @@ def reduce_prod(x: Tensor, axes: tuple[int, ...] | None = None, keep_dims: bool 
 
 
 @op("reduce_sum")
-def reduce_sum(x: Tensor, axes: tuple[int, ...] | None = None, keep_dims: bool = False) -> Tensor:
-    return _reduce(x, axes, keep_dims, lambda x, dims: x.sum(dims, keepdim=True))
+def reduce_sum(x: Tensor, call: Call, axes: tuple[int, ...] | None = None, keep_dims: bool = False) -> Tensor:
+    return _reduce(x, axes, keep_dims, lambda x, dims: call.sums.total(x, dims))
 
 
 @op("reduce_sum_square")
-def reduce_sum_square(x: Tensor, axes: tuple[int, ...] | None = None, keep_dims: bool = False) -> Tensor:
-    return _reduce(x, axes, keep_dims, lambda x, dims: x.square().sum(dims, keepdim=True))
+def reduce_sum_square(x: Tensor, call: Call, axes: tuple[int, ...] | None = None, keep_dims: bool = False) -> Tensor:
+    return _reduce(x, axes, keep_dims, lambda x, dims: call.sums.total(x.square(), dims))
 
 
 def _product(x: Tensor, dims: list[int]) -> Tensor:

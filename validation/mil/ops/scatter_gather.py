@@ -109,7 +109,7 @@ def _places(indices: Tensor, size: int, call: Call) -> Tensor:
 
 def _gather(x: Tensor, index: Tensor, axis: int) -> Tensor:
     taken = x.index_select(axis, index.reshape(-1))
-    return taken.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
+    return taken.reshape((*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]))
 
 
 def _scatter(data: Tensor, axis: int, index: Tensor, updates: Tensor, mode: str) -> Tensor:

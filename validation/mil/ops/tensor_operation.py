@@ -34,9 +34,9 @@ def concat(values: tuple[Tensor, ...], axis: int, interleave: bool = False) -> T
 
 
 @op("cumsum")
-def cumsum(x: Tensor, axis: int = 0, exclusive: bool = False, reverse: bool = False) -> Tensor:
+def cumsum(x: Tensor, call: Call, axis: int = 0, exclusive: bool = False, reverse: bool = False) -> Tensor:
     x = x.flip(axis) if reverse else x
-    total = x.cumsum(axis)
+    total = call.sums.cumulative(x, axis)
     # The sum before each element, not the total minus the element, which would cancel digits.
     total = total.roll(1, axis).index_fill(axis, torch.tensor([0]), 0) if exclusive else total
     return total.flip(axis) if reverse else total
