@@ -83,13 +83,20 @@ class Halves:
         inputs, result = equation.replace(" ", "").split("->")
         first, second = inputs.split(",")
         batch = [label for label in first if label in second and label in result]
-        left, right = set(first) - set(second), set(second) - set(first)
-        summed = set(first) - left - set(batch)
-        if (len(left), len(summed), len(right)) != (1, 1, 1):
+        summed = [label for label in first if label in second and label not in result]
+        left, right = [x for x in first if x not in second], [x for x in second if x not in first]
+        if not {*left, *right} <= {*result}:
             raise NotImplementedError(f"the equation {equation!r} is no product of matrices")
-        x = torch.einsum(f"{first}->{''.join([*batch, *left, *summed])}", values[0])
-        y = torch.einsum(f"{second}->{''.join([*batch, *summed, *right])}", values[1])
-        return torch.einsum(f"{''.join([*batch, *left, *right])}->{result}", self.matmul(x, y))
+        x = torch.einsum(f"{first}->{''.join(batch + left + summed)}", values[0])
+        y = torch.einsum(f"{second}->{''.join(batch + summed + right)}", values[1])
+        rows, columns = x.shape[len(batch) : len(batch + left)], y.shape[len(batch + summed) :]
+        terms = math.prod(y.shape[len(batch) : len(batch + summed)])
+        sums = self.matmul(
+            x.reshape(*x.shape[: len(batch)], math.prod(rows), terms),
+            y.reshape(*y.shape[: len(batch)], terms, math.prod(columns)),
+        )
+        sums = sums.reshape(*sums.shape[: len(batch)], *rows, *columns)
+        return torch.einsum(f"{''.join(batch + left + right)}->{result}", sums)
 
     def convolved(
         self,

@@ -78,6 +78,15 @@ def test_einsum_multiplies_matrices_and_broadcasts(equation: str) -> None:
     assert result.shape == (2, 3, 4, 6)
 
 
+def test_einsum_over_several_dimensions() -> None:
+    x, y = halves(3, 4, 5), halves(5, 2, 4, 6)
+    result = HALVES.einsum("abc,cdbe->ade", (x, y))
+    assert result.shape == (3, 2, 6)
+    assert result[2, 1, 5].item() == products(x[2].flatten(), y[:, 1, :, 5].T.flatten())
+    with pytest.raises(NotImplementedError, match="no product of matrices"):
+        HALVES.einsum("abc,cd->ad", (x, halves(5, 6)))
+
+
 @pytest.mark.parametrize(
     ("rank", "groups", "strides", "dilations"),
     [(1, 1, (2,), (1,)), (2, 1, (1, 1), (1, 1)), (2, 4, (2, 1), (1, 2)), (3, 2, (1, 2, 1), (1, 1, 1))],
