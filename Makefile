@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard export/*.py models/*.py training/*.py converters/*.py validation/*.py validation/*/*.py validation/mil/*/*.py)
 
-.PHONY: help install demo test test-slow lint format bench bench-mil lock schema picture train-demo matrix multi-scale sample docker clean
+.PHONY: help install demo test test-slow lint format fuzz bench bench-mil lock schema picture train-demo matrix multi-scale sample docker clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -39,6 +39,9 @@ lint: install  ## ruff and mypy --strict
 format: install  ## let ruff put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+fuzz: install  ## damage 2,000 Core ML packages and see that the interpreter refuses them or runs them
+	$(BIN)/python -m tools.mil_fuzz --count 2000
 
 bench: demo  ## latency of the demo's artifacts, in turn, as ratios with their spread
 	$(BIN)/lvexport bench dist/mobilevit_xxs-demo-64

@@ -79,7 +79,8 @@ def _manifest(root: Path) -> Mapping[str, Any]:
     if path.stat().st_size > LARGEST_MANIFEST:
         raise DamagedPackage(f"{path} has {path.stat().st_size} bytes, too many for a manifest.")
     try:
-        manifest = json.loads(path.read_bytes())
+        # Always UTF-8: of bytes, json guesses an encoding, and looks for its codec in other files.
+        manifest = json.loads(path.read_bytes().decode())
     except (ValueError, RecursionError) as error:
         raise DamagedPackage(f"{path} is not a JSON document: {error}.") from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("itemInfoEntries"), dict):
