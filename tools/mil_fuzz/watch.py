@@ -7,6 +7,7 @@ Time is counted as time on the processor, because others may share the machine; 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import resource
@@ -72,7 +73,7 @@ def watched(
     child = os.fork()
     if child == 0:
         os.close(reader)
-        _limit(cpu_seconds)
+        _begin(cpu_seconds)
         _report(attempt, refusals, inside, most_bytes, writer)
     os.close(writer)
     status = _ended(child, clock_seconds)
@@ -148,10 +149,12 @@ def _opened_outside(inside: Path) -> list[str]:
     return found
 
 
-def _limit(cpu_seconds: int) -> None:
+def _begin(cpu_seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 5))
     most = _resident("VmSize") + ADDRESS_SPACE
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    # What the parent has given back to its heap would otherwise be used again without being counted (malloc_trim(3)).
+    ctypes.CDLL(None).malloc_trim(0)
     # The highest mark so far is the parent's; it begins anew here (proc(5), clear_refs).
     descriptor = os.open("/proc/self/clear_refs", os.O_WRONLY)
     os.write(descriptor, b"5")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from lvexport.validation.mil.arguments import Form, Parameter, from_array
+from lvexport.validation.mil.blobs import Stored
 from lvexport.validation.mil.nesting import Value
 from lvexport.validation.mil.numerics import to_tensor
 from lvexport.validation.mil.program import Binding
@@ -40,6 +42,35 @@ class Known:
 
 
 @dataclass(frozen=True)
+class Deferred:
+    """A constant that is unpacked when it is asked for."""
+
+    make: Callable[[], Value]
+    form: Form
+
+    def get(self, values: Mapping[str, Value]) -> Any:
+        value = self.make()
+        return value if self.form in AS_IT_IS else from_array(self.form, value.numpy())
+
+
+@dataclass
+class Unpacked:
+    """Results of an operation that unpacks compressed constants: computed at their first use, and kept.
+
+    A package is loaded before they are, and those that a prediction does not need are never computed.
+    """
+
+    run: Callable[[], tuple[Value, ...]]
+    results: tuple[Value, ...] | None = None
+
+    def get(self, place: int) -> Value:
+        """The result at that place."""
+        if self.results is None:
+            self.results = self.run()
+        return self.results[place]
+
+
+@dataclass(frozen=True)
 class Computed:
     """A value that another operation makes, or an input, and the form in which it is wanted."""
 
@@ -56,7 +87,7 @@ class Argument:
     """One parameter and where its value comes from; a parameter that takes a tuple has several sources."""
 
     name: str
-    sources: tuple[Known | Computed, ...]
+    sources: tuple[Known | Deferred | Computed, ...]
     several: bool
 
     def get(self, values: Mapping[str, Value]) -> Any:
@@ -64,6 +95,11 @@ class Argument:
         if self.several:
             return tuple(source.get(values) for source in self.sources)
         return self.sources[0].get(values)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether its value is known when the program is read."""
+        return all(isinstance(source, Known) for source in self.sources)
 
     def uses(self) -> list[str]:
         """Names of the computed values that it needs."""
@@ -76,15 +112,16 @@ class Constants:
 
     Attributes:
         stored: as the program holds them.
-        unpacked: results of compressed constants.
-        tensors: those of ``stored`` that were asked for as tensors.
         outer: of the block around this one, which sees them too.
+        unpacked: results of compressed constants.
+        tensors: those of ``stored`` that were asked for as tensors, by what they are made of: two constants may be
+            the same bytes of a weight file.
     """
 
     stored: Mapping[str, Constant]
     outer: Constants | None = None
-    unpacked: dict[str, Value] = field(default_factory=dict)
-    tensors: dict[str, Tensor] = field(default_factory=dict)
+    unpacked: dict[str, Callable[[], Value]] = field(default_factory=dict)
+    tensors: dict[str | Stored, Tensor] = field(default_factory=dict)
 
     def __contains__(self, name: str) -> bool:
         return self._owner(name) is not None
@@ -93,50 +130,56 @@ class Constants:
         """The constant as an operation's result would be: a tensor, or what ``Constant`` holds of text."""
         owner = self._owner(name)
         assert owner is not None, name
-        return owner._own(name)
+        if name in owner.unpacked:
+            return owner.unpacked[name]()
+        return owner._tensor(name) if owner.stored[name].numeric else owner.stored[name].value
 
-    def _own(self, name: str) -> Value:
+    def source(self, binding: Binding, form: Form, lasting: bool = True) -> Known | Deferred | Computed:
+        """Where an argument of that form comes from.
+
+        Args:
+            binding: what is bound to it.
+            form: that it is wanted in.
+            lasting: whether a tensor is kept for the next time.
+
+        Raises:
+            ValueError: the constant cannot take that form.
+        """
+        if isinstance(binding, Constant):
+            return _source(binding, form, lasting)
+        owner = self._owner(binding.name)
+        if owner is not None:
+            return owner._own_source(binding.name, form, lasting)
+        if form in NEVER_COMPUTED:
+            raise ValueError("a computed value is given where a constant is expected")
+        return Computed(binding.name, form)
+
+    def _own_source(self, name: str, form: Form, lasting: bool) -> Known | Deferred:
         if name in self.unpacked:
-            return self.unpacked[name]
-        if not isinstance(self.stored[name].value, np.ndarray):
-            return self.stored[name].value
-        if name not in self.tensors:
-            self.tensors[name] = _tensor(self.stored[name])
-        return self.tensors[name]
+            if form in NEVER_COMPUTED:
+                raise ValueError("a compressed constant is given where text is expected")
+            return Deferred(self.unpacked[name], form)
+        if form in AS_TENSOR and lasting and self.stored[name].numeric:
+            return Known(self._tensor(name))
+        return _source(self.stored[name], form, lasting)
+
+    def _tensor(self, name: str) -> Tensor:
+        constant = self.stored[name]
+        key = constant.content if isinstance(constant.content, Stored) else name
+        if key not in self.tensors:
+            self.tensors[key] = _tensor(constant)
+        return self.tensors[key].reshape(_sizes(constant))
 
     def _owner(self, name: str) -> Constants | None:
         if name in self.stored or name in self.unpacked:
             return self
         return self.outer._owner(name) if self.outer else None
 
-    def source(self, binding: Binding, form: Form) -> Known | Computed:
-        """Where an argument of that form comes from.
 
-        Raises:
-            ValueError: the constant cannot take that form.
-        """
-        if isinstance(binding, Constant):
-            return Known(_known(binding, form))
-        owner = self._owner(binding.name)
-        if owner is not None:
-            return Known(owner._formed(binding.name, form))
-        if form in NEVER_COMPUTED:
-            raise ValueError("a computed value is given where a constant is expected")
-        return Computed(binding.name, form)
-
-    def _formed(self, name: str, form: Form) -> Any:
-        if form not in AS_TENSOR and name in self.unpacked:
-            return from_array(form, self.unpacked[name].numpy())
-        if form not in AS_TENSOR:
-            return _known(self.stored[name], form)
-        value = self._own(name)
-        if not isinstance(value, Tensor):
-            raise ValueError("text is given where a tensor is expected")
-        return value
-
-
-def bind(name: str, parameter: Parameter, bindings: tuple[Binding, ...], constants: Constants) -> Argument:
-    """The argument for a parameter.
+def bind(
+    name: str, parameter: Parameter, bindings: tuple[Binding, ...], constants: Constants, lasting: bool = True
+) -> Argument:
+    """The argument for a parameter; ``lasting`` is whether tensors made of constants are kept for the next time.
 
     Raises:
         ValueError: what is bound does not suit the parameter.
@@ -145,12 +188,18 @@ def bind(name: str, parameter: Parameter, bindings: tuple[Binding, ...], constan
     if not several and len(bindings) != 1:
         raise ValueError(f"{len(bindings)} values are given where one is expected")
     form = SEVERAL.get(parameter.form, parameter.form)
-    return Argument(name, tuple(constants.source(binding, form) for binding in bindings), several)
+    return Argument(name, tuple(constants.source(binding, form, lasting) for binding in bindings), several)
 
 
 def suits(form: Form, declared: ValueType) -> bool:
     """Whether a computed value of that type can be passed in ``form``, a parameter's or one of its elements'."""
     return isinstance(declared, DECLARED.get(form, (TensorType,)))
+
+
+def _source(constant: Constant, form: Form, lasting: bool) -> Known | Deferred:
+    if form in AS_TENSOR and constant.numeric and not lasting:
+        return Deferred(partial(_tensor, constant), form)
+    return Known(_known(constant, form))
 
 
 def _known(constant: Constant, form: Form) -> Any:
@@ -165,12 +214,19 @@ def _known(constant: Constant, form: Form) -> Any:
 
 def _converted(constant: Constant, form: Form) -> Any:
     wanted = {Form.STR: str, Form.LABELS: tuple}.get(form, np.ndarray)
-    if not isinstance(constant.value, wanted):
+    value = constant.value
+    if not isinstance(value, wanted):
         raise ValueError("text and numbers are confused")
-    return from_array(form, constant.value) if isinstance(constant.value, np.ndarray) else constant.value
+    return from_array(form, value) if isinstance(value, np.ndarray) else value
 
 
 def _tensor(constant: Constant) -> Tensor:
-    if not isinstance(constant.type, TensorType) or not isinstance(constant.value, np.ndarray):
+    value = constant.value
+    if not isinstance(constant.type, TensorType) or not isinstance(value, np.ndarray):
         raise ValueError("text is given where a tensor is expected")
-    return to_tensor(constant.value, constant.type.dtype)
+    return to_tensor(value, constant.type.dtype)
+
+
+def _sizes(constant: Constant) -> tuple[int, ...]:
+    assert isinstance(constant.type, TensorType)
+    return tuple(size or 0 for size in constant.type.shape)

@@ -7,9 +7,12 @@ little-endian. The structures, the sentinel and the numbers of the types are tho
 
 from __future__ import annotations
 
+import os
 import struct
+import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -43,32 +46,50 @@ STORED_AS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BlobFile:
-    """A weight file in memory: ``data`` is its content, uint8 [bytes]."""
+    """A weight file, open for as long as something may be read from it: weights are read when they are used.
+
+    It is not mapped: a mapped file that is cut while in use kills the process.
+    """
 
     path: Path
-    data: Array
+    file: IO[bytes]
+    size: int
 
     @classmethod
-    def read(cls, path: Path) -> BlobFile:
-        """Reads the file once. It is not mapped: a mapped file that is cut while in use kills the process."""
+    def open(cls, path: Path) -> BlobFile:
+        """Opens the file and checks its header."""
         try:
-            data = np.fromfile(path, dtype=np.uint8)
+            file = path.open("rb", buffering=0)
         except OSError as error:
             raise DamagedPackage(f"The weight file {path} cannot be read: {error}.") from error
-        if data.size < ALIGNMENT:
-            raise DamagedPackage(f"The weight file {path} has {data.size} bytes, fewer than its header.")
-        _, version = HEADER.unpack_from(data.data)
+        opened = cls(path, file, os.fstat(file.fileno()).st_size)
+        weakref.finalize(opened, file.close)
+        if opened.size < ALIGNMENT:
+            raise DamagedPackage(f"The weight file {path} has {opened.size} bytes, fewer than its header.")
+        _, version = HEADER.unpack_from(opened.bytes(0, HEADER.size).data)
         if version != VERSION:
             raise DamagedPackage(f"The weight file {path} has version {version}; only version {VERSION} is known.")
-        return cls(path, data)
+        return opened
 
-    def array(self, offset: int, count: int, dtype: DType) -> Array:
+    def bytes(self, start: int, size: int) -> Array:
+        """What is in the file there, uint8 [size]."""
+        data = np.empty(size, dtype=np.uint8)
+        view = data.data
+        while view:
+            # One call reads at most 2 GiB (read(2)).
+            count = os.preadv(self.file.fileno(), [view], start + size - len(view))
+            if count == 0:
+                raise DamagedPackage(f"The weight file {self.path} was cut short after it was opened.")
+            view = view[count:]
+        return data
+
+    def stored(self, offset: int, count: int, dtype: DType) -> Stored:
         """The ``count`` elements of the array described at ``offset``, which must be of type ``dtype``."""
-        if offset < ALIGNMENT or offset % ALIGNMENT or offset + ALIGNMENT > self.data.size:
-            raise self._damaged(offset, f"no array can be described there in a file of {self.data.size} bytes")
-        sentinel, stored, size, start = METADATA.unpack_from(self.data.data, offset)
+        if offset < ALIGNMENT or offset % ALIGNMENT or offset + ALIGNMENT > self.size:
+            raise self._damaged(offset, f"no array can be described there in a file of {self.size} bytes")
+        sentinel, stored, size, start = METADATA.unpack_from(self.bytes(offset, METADATA.size).data)
         if sentinel != SENTINEL:
             raise self._damaged(offset, f"the sentinel is {sentinel:#010x} instead of {SENTINEL:#010x}")
         if STORED_AS.get(stored) != dtype:
@@ -76,9 +97,9 @@ class BlobFile:
             raise self._damaged(offset, f"the program expects {dtype.name} and the file holds {held}")
         if size != packed_size(count, dtype):
             raise self._damaged(offset, f"{count} elements of {dtype.name} do not take the {size} bytes stored")
-        if start < ALIGNMENT or start % ALIGNMENT or start + size > self.data.size:
-            raise self._damaged(offset, f"its {size} bytes at {start} lie outside of {self.data.size}")
-        return from_bytes(self.data[start : start + size], count, dtype)
+        if start < ALIGNMENT or start % ALIGNMENT or start + size > self.size:
+            raise self._damaged(offset, f"its {size} bytes at {start} lie outside of {self.size}")
+        return Stored(self, start, count, dtype)
 
     def _damaged(self, offset: int, why: str) -> DamagedPackage:
         return DamagedPackage(
@@ -87,14 +108,29 @@ class BlobFile:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """``count`` elements from byte ``start`` of a weight file, which has them: that was checked."""
+
+    file: BlobFile
+    start: int
+    count: int
+    dtype: DType
+
+    def read(self) -> Array:
+        """The elements [count], read anew each time."""
+        return from_bytes(self.file.bytes(self.start, packed_size(self.count, self.dtype)), self.count, self.dtype)
+
+
+@dataclass(frozen=True)
 class Blobs:
-    """The weight files of a package, each read at its first use."""
+    """The weight files of a package, each opened at its first use."""
 
     package: Package
-    files: dict[str, BlobFile] = field(default_factory=dict)
+    files: dict[Path, BlobFile] = field(default_factory=dict)
 
-    def array(self, name: str, offset: int, count: int, dtype: DType) -> Array:
+    def stored(self, name: str, offset: int, count: int, dtype: DType) -> Stored:
         """Elements [count] of the array that file ``name`` describes at ``offset``."""
-        if name not in self.files:
-            self.files[name] = BlobFile.read(self.package.weight_file(name))
-        return self.files[name].array(offset, count, dtype)
+        path = self.package.weight_file(name)
+        if path not in self.files:
+            self.files[path] = BlobFile.open(path)
+        return self.files[path].stored(offset, count, dtype)

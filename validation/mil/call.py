@@ -11,9 +11,7 @@ from lvexport.validation.mil import types
 from lvexport.validation.mil.errors import DamagedPackage
 from lvexport.validation.mil.program import Opset
 from lvexport.validation.mil.sums import SINGLE, Sums
-from lvexport.validation.mil.types import DType, TensorType, ValueType
-
-LARGEST_VALUE = 2**30  # elements of one computed value; larger ones are taken for damage, not for a phone's model
+from lvexport.validation.mil.types import LARGEST_VALUE, DType, TensorType, ValueType
 
 
 @dataclass(frozen=True)

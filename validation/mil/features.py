@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from lvexport.validation.mil import types
-from lvexport.validation.mil.call import LARGEST_VALUE
 from lvexport.validation.mil.errors import DamagedPackage, UnsupportedModel
 from lvexport.validation.mil.program import Function
-from lvexport.validation.mil.types import DictType, Shape, StateType, TensorType, ValueType
+from lvexport.validation.mil.types import LARGEST_VALUE, DictType, Shape, StateType, TensorType, ValueType
 
 Kind: TypeAlias = Literal["array", "image", "label", "probabilities"]
 Layout: TypeAlias = Literal["RGB", "BGR", "GRAYSCALE", "GRAYSCALE_FLOAT16"]

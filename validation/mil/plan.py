@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from lvexport.validation.mil import ops, table
-from lvexport.validation.mil.binding import Constants
+from lvexport.validation.mil.binding import Constants, Unpacked
 from lvexport.validation.mil.conformity import conforms, described
 from lvexport.validation.mil.errors import DamagedPackage, UnsupportedModel, UnsupportedOp
 from lvexport.validation.mil.nesting import Meter, Results, Value
@@ -131,7 +131,7 @@ class Body:
 
 
 def prepare(function: Function, numerics: Numerics) -> Prepared:
-    """Binds a function to the op table and unpacks its compressed constants.
+    """Binds a function to the op table; its compressed constants are unpacked when they are first used.
 
     Raises:
         UnsupportedOp: the table lacks some of its operations; all of them are named.
@@ -159,10 +159,11 @@ def _prepare_block(
         declared |= {output.name: output.type for output in operation.outputs}
         if not operation.type.startswith(FOR_CONSTANTS):
             steps.append(step)
-        elif step.wired:
+        elif step.uses():
             raise DamagedPackage(f"The operation {step.call.op} is for constants and reads computed values.")
         else:
-            constants.unpacked.update(zip(step.names, step.run({}, Meter()), strict=True))
+            unpacked = Unpacked(partial(step.run, {}, Meter()))
+            constants.unpacked.update({name: partial(unpacked.get, place) for place, name in enumerate(step.names)})
     return Prepared(tuple(steps), constants, declared)
 
 

@@ -12,13 +12,13 @@ from torch import Tensor
 from lvexport.validation.mil import table, types
 from lvexport.validation.mil.arguments import NOT_ARGUMENTS, Form
 from lvexport.validation.mil.binding import Argument, Computed, Constants, bind, suits
-from lvexport.validation.mil.call import LARGEST_VALUE, Call
+from lvexport.validation.mil.call import Call
 from lvexport.validation.mil.conformity import conforms, described
 from lvexport.validation.mil.errors import DamagedPackage, FailedOp, MilError
 from lvexport.validation.mil.nesting import Meter, Value
 from lvexport.validation.mil.numerics import CARRIERS, Numerics, is_half, round_to_half
 from lvexport.validation.mil.program import Binding, Operation, Opset, Reference
-from lvexport.validation.mil.types import TensorType, ValueType
+from lvexport.validation.mil.types import LARGEST_VALUE, TensorType, ValueType
 
 if TYPE_CHECKING:
     from lvexport.validation.mil.plan import Body
@@ -35,8 +35,8 @@ class Step:
         type: of the operation.
         call: the operation as its function sees it.
         function: from the op table.
-        fixed: the arguments that are constants.
-        wired: the other ones.
+        fixed: the arguments that are known when the program is read.
+        wired: the other ones: computed values, and constants that are unpacked at their first use.
         names: of the results.
         bits: of the elements of each argument, as the program declares them, one for each of its values.
         rounded: for each result, whether it is to be rounded to half precision.
@@ -132,12 +132,12 @@ def make_step(
     _require_blocks(operation, entry, call.op)
     arguments = _arguments(operation, entry, call.op, constants)
     _require_declared(arguments, declared, call.op)
-    fixed = {argument.name: argument.get({}) for argument in arguments if not argument.uses()}
+    fixed = {argument.name: argument.get({}) for argument in arguments if argument.fixed}
     fixed |= {name: call for name, parameter in entry.parameters.items() if parameter.form is Form.CALL}
     rounds = numerics.rounds and not (entry.exact and not _reads_wider_floats(operation, declared))
     rounded = tuple(is_half(output) and rounds for output in call.outputs)
     _require_plausible_size(call)
-    wired = tuple(argument for argument in arguments if argument.uses())
+    wired = tuple(argument for argument in arguments if not argument.fixed)
     names = tuple(output.name for output in operation.outputs)
     effect = entry.effect or any(body.effect for body in bodies)
     bits = {name: tuple(_bits(b, declared) for b in bindings) for name, bindings in operation.inputs.items()}
@@ -157,8 +157,10 @@ def _arguments(operation: Operation, entry: table.Entry, op: str, constants: Con
     if unknown or missing:
         wrong = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(unknown)}, which it does not take"
         raise DamagedPackage(f"The parameters of the operation {op} are wrong: it {wrong}.")
+    # What is read only to be unpacked is not kept in memory beside what it is unpacked to.
+    lasting = not operation.type.startswith(FOR_CONSTANTS)
     try:
-        return [bind(name, own[name], bindings, constants) for name, bindings in operation.inputs.items()]
+        return [bind(name, own[name], bindings, constants, lasting) for name, bindings in operation.inputs.items()]
     except ValueError as error:
         raise DamagedPackage(f"The parameters of the operation {op} are wrong: {error}.") from error
 

@@ -16,6 +16,7 @@ from lvexport.validation.mil.errors import DamagedPackage, UnsupportedModel
 from lvexport.validation.mil.protos import data_type_name
 
 Array: TypeAlias = NDArray[Any]
+LARGEST_VALUE = 2**30  # elements of one computed value; larger ones are taken for damage, not for a phone's model
 Shape: TypeAlias = tuple[int | None, ...]  # None is a dimension known only when the model runs
 
 

@@ -6,6 +6,7 @@ Which field of the message an element type travels in follows ``_tensor_field_by
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -13,10 +14,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from lvexport.validation.mil import types
-from lvexport.validation.mil.blobs import Blobs
+from lvexport.validation.mil.blobs import Blobs, Stored
 from lvexport.validation.mil.errors import DamagedPackage, UnsupportedModel
 from lvexport.validation.mil.packing import from_bytes, packed_size
-from lvexport.validation.mil.types import Array, ListType, TensorType, ValueType, read_type
+from lvexport.validation.mil.types import LARGEST_VALUE, Array, ListType, TensorType, ValueType, read_type
 
 Label: TypeAlias = str | int
 
@@ -36,11 +37,25 @@ class Constant:
 
     Attributes:
         type: as the program declares it.
-        value: an array for a tensor of numbers, str for a scalar string, a tuple for a list or a tensor of strings.
+        content: an array for a tensor of numbers, or where in a weight file it is; str for a scalar string, a tuple
+            for a list or a tensor of strings.
     """
 
     type: ValueType
-    value: Array | str | tuple[Label, ...]
+    content: Array | Stored | str | tuple[Label, ...]
+
+    @property
+    def numeric(self) -> bool:
+        """Whether it is a tensor of numbers."""
+        return isinstance(self.content, (np.ndarray, Stored))
+
+    @property
+    def value(self) -> Array | str | tuple[Label, ...]:
+        """The content, read from the weight file each time it is asked for."""
+        if not isinstance(self.content, Stored):
+            return self.content
+        assert isinstance(self.type, TensorType)
+        return self.content.read().reshape(tuple(size or 0 for size in self.type.shape))
 
 
 def read_constant(message: Any, blobs: Blobs) -> Constant:
@@ -61,17 +76,20 @@ def read_constant(message: Any, blobs: Blobs) -> Constant:
         raise DamagedPackage("The program has a constant of unknown size.")
     if declared.dtype is types.STRING:
         return Constant(declared, _strings(message, declared, count))
+    _require_possible(declared, count)
     if where == "blobFileValue":
         reference = message.blobFileValue
-        elements = blobs.array(reference.fileName, reference.offset, count, declared.dtype)
-    elif where == "immediateValue" and message.immediateValue.WhichOneof("value") == "tensor":
-        elements = _immediate(message.immediateValue.tensor, declared, count)
-    else:
+        return Constant(declared, blobs.stored(reference.fileName, reference.offset, count, declared.dtype))
+    if where != "immediateValue" or message.immediateValue.WhichOneof("value") != "tensor":
         raise DamagedPackage(f"The program has a constant of type {declared} without a value.")
-    try:
-        return Constant(declared, elements.reshape(tuple(size or 0 for size in declared.shape)))
-    except (ValueError, OverflowError) as error:  # no elements, and dimensions that no array can have
-        raise DamagedPackage(f"The program has a constant of the impossible type {declared}.") from error
+    elements = _immediate(message.immediateValue.tensor, declared, count)
+    return Constant(declared, elements.reshape(tuple(size or 0 for size in declared.shape)))
+
+
+def _require_possible(declared: TensorType, count: int) -> None:
+    # With a dimension of 0 the others are not held by the data, and NumPy has no array of any of them.
+    if count == 0 and math.prod(size or 1 for size in declared.shape) > LARGEST_VALUE:
+        raise DamagedPackage(f"The program has a constant of the impossible type {declared}.")
 
 
 def _immediate(message: Any, declared: TensorType, count: int) -> Array:

@@ -1,0 +1,113 @@
+"""What a loaded package costs: its weights are in memory once, in the form in which they are computed with."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from lvexport.validation import mil
+from tools.mil_fuzz.watch import MEBIBYTE, watched
+
+SIDE = 2048
+LAYERS = 3
+MOST = 3  # times the package's size, and what the program and its activations take
+BESIDES = 8 * MEBIBYTE
+SECONDS_PER_BYTE = 1 / 100e6
+CHANCE = np.random.default_rng(5)
+
+
+def size(package):
+    return sum(path.stat().st_size for path in package.rglob("*") if path.is_file())
+
+
+@pytest.fixture(scope="module", params=[np.float32, np.float16], ids=["fp32", "fp16"])
+def large(request, save):
+    """Linear layers with 12.6 million weights, and an input."""
+
+    def build(mb, x):
+        for _ in range(LAYERS):
+            x = mb.linear(x=x, weight=(CHANCE.random((SIDE, SIDE), np.float32) / SIDE).astype(request.param))
+        return {"out": x}
+
+    x = np.ones((1, SIDE), request.param)
+    return save(build, {"x": x}), x
+
+
+def predicted(package, x):
+    return mil.load(package).predict({"x": x})
+
+
+def grown(attempt, package):
+    """What ``attempt`` makes a process grow by, with everything imported before."""
+    found = watched(attempt, mil.MilError, package, 2**40)
+    assert found.outcome == "ran", found
+    return found
+
+
+def test_weights_are_in_memory_once(large):
+    package, x = large
+    mil.load(package).predict({"x": x})  # here, so that what is set up only once is not counted
+    found = grown(lambda: mil.load(package).predict({"x": x}), package)
+    weights = 4 * LAYERS * SIDE * SIDE  # held in single precision
+    assert weights < found.bytes < MOST * size(package) + BESIDES
+
+
+def test_loading_takes_at_most_a_second_per_100_megabytes(large):
+    package, x = large
+    mil.load(package).predict({"x": x})
+    assert grown(lambda: mil.load(package), package).cpu_seconds < size(package) * SECONDS_PER_BYTE
+
+
+def test_constants_that_are_the_same_bytes_are_one_tensor(save):
+    weight = CHANCE.random((SIDE, SIDE), np.float32)
+    x = np.ones((1, SIDE), np.float32)
+
+    def build(mb, x):
+        first, second = (mb.const(val=weight.copy(), name=name) for name in ("first", "second"))
+        first.op.weight_id = second.op.weight_id = "shared"
+        return {"out": mb.add(x=mb.linear(x=x, weight=first), y=mb.linear(x=x, weight=second))}
+
+    bytes_of = {}
+    for name, program in (("one", lambda mb, x: {"out": mb.linear(x=x, weight=weight)}), ("two", build)):
+        package = save(program, {"x": x})
+        assert size(package) < 1.1 * weight.nbytes
+        bytes_of[name] = grown(partial(predicted, package, x), package).bytes
+    assert bytes_of["two"] < bytes_of["one"] + weight.nbytes / 2
+
+
+def test_compressed_constants_are_unpacked_at_their_first_use(save):
+    from coremltools.converters.mil.mil import types
+
+    indices = CHANCE.integers(0, 16, (SIDE, SIDE)).astype(types.nptype_from_builtin(types.uint4))
+    x = np.ones((1, SIDE), np.float32)
+
+    def build(mb, x):
+        lut = CHANCE.random((1, 1, 16, 1), np.float32)
+        return {"out": mb.linear(x=x, weight=mb.constexpr_lut_to_dense(indices=indices, lut=lut), name="wide")}
+
+    package = save(build, {"x": x}, "iOS18")
+    mil.load(package).predict({"x": x})
+    assert grown(lambda: mil.load(package), package).bytes < BESIDES
+    assert grown(lambda: mil.load(package).predict({"x": x}, outputs=["x"]), package).bytes < BESIDES
+    assert grown(lambda: mil.load(package).predict({"x": x}), package).bytes > 4 * SIDE * SIDE
+
+
+def test_a_file_cut_short_while_it_is_in_use(save):
+    from coremltools.converters.mil.mil import types
+
+    indices = CHANCE.integers(0, 16, (64, 64)).astype(types.nptype_from_builtin(types.uint4))
+    x = np.ones((1, 64), np.float32)
+
+    def build(mb, x):
+        lut = CHANCE.random((1, 1, 16, 1), np.float32)
+        return {"out": mb.linear(x=x, weight=mb.constexpr_lut_to_dense(indices=indices, lut=lut))}
+
+    package = save(build, {"x": x}, "iOS18")
+    model = mil.load(package)
+    weights = package / "Data" / "com.apple.CoreML" / "weights" / "weight.bin"
+    with weights.open("r+b") as file:
+        file.truncate(200)
+    with pytest.raises(mil.DamagedPackage, match="cut short after it was opened"):
+        model.predict({"x": x})
