@@ -135,11 +135,15 @@ def tools(made: Iterable[Cell]) -> dict[str, str]:
     return {name: installed(name) or "" for name in sorted(names)}
 
 
+# Those whose code decides what an artifact is and how it is judged.
+ROOMS = ("", "models", "converters", "validation", "validation.runtimes", "validation.mil", "validation.mil.ops")
+
+
 @cache
 def code_digest() -> str:
     """SHA-256 over this package's own source files: another program makes other artifacts."""
     total = hashlib.sha256()
-    for room in ("", "models", "converters", "validation", "validation.runtimes", "validation.mil"):
+    for room in ROOMS:
         package = __import__(f"lvexport.{room}".rstrip("."), fromlist=["__file__"])
         for path in sorted(Path(package.__file__ or "").parent.glob("*.py")):
             total.update(path.name.encode())

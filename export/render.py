@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lvexport.validation.contract import JUDGED
+
 if TYPE_CHECKING:
     from lvexport.benching import Benchmark
     from lvexport.bundle import Bundle
@@ -232,7 +234,7 @@ def interval(v: VerdictInfo) -> str:
     """From the worst to the best of the ways in which a device may compute the artifact."""
     if v.interval is None:
         return ""
-    if v.interval.overflow is not None:
+    if v.interval.overflow is not None and v.interval.overflow.numerics == JUDGED:
         return "OVERFLOW"
     return f"{min(v.interval.sqnr_db.values()):.1f}–{max(v.interval.sqnr_db.values()):.1f}"
 
@@ -249,8 +251,9 @@ def problems(bundle: Bundle) -> None:
     for a in bundle.results:
         name = a.path or f"{a.target} {a.recipe}"
         v = a.verdict
-        if a.status == "failed" and v is not None and v.interval is not None and v.interval.overflow is not None:
-            text = f"{name} {overflow(v.interval.overflow)} docs/verdict.md says what to look at."
+        found = overflow(v)
+        if found is not None and found.numerics == JUDGED:
+            text = f"{name} overflows: {found.operation} {BEYOND} {REMEDY}"
         elif a.status == "failed" and v is not None:
             text = (
                 f"{name} does not compute what the original computes: {v.sqnr_db:.1f} dB over {v.samples:,} inputs, "
@@ -266,14 +269,30 @@ def problems(bundle: Bundle) -> None:
         err().print(Text(f"lvexport: {text}", style="red"))
 
 
-def overflow(found: OverflowInfo) -> str:
-    """What overflowed, and what to do."""
-    sums = "summed in half precision, " if found.numerics == "pessimistic" else ""
-    return (
-        f"overflows: {sums}{found.operation} is the first operation whose numbers leave the range of half precision, "
-        "±65,504, where single precision has them finite. Do not ship it: make it with --quantize fp32, or scale what "
-        "comes before that operation."
-    )
+BEYOND = (
+    "is the first operation whose numbers leave the range of half precision, ±65,504, where single precision has them "
+    "finite."
+)
+REMEDY = (
+    "Do not ship it: make it with --quantize fp32, or scale what comes before that operation. docs/verdict.md says "
+    "what to look at."
+)
+
+
+def doubts(bundle: Bundle) -> None:
+    """A paragraph for each artifact that only some devices may compute as they should."""
+    for a in bundle.results:
+        found = overflow(a.verdict)
+        if found is not None and found.numerics != JUDGED:
+            warn(
+                f"{a.path} may overflow where a device keeps sums in half precision: summed so, {found.operation} "
+                f"{BEYOND} The verdict does not count that; try the package on the oldest device that has to run it.",
+                loud=True,
+            )
+
+
+def overflow(verdict: VerdictInfo | None) -> OverflowInfo | None:
+    return None if verdict is None or verdict.interval is None else verdict.interval.overflow
 
 
 def logs(bundle: Bundle) -> None:
@@ -304,6 +323,7 @@ def export_result(bundle: Bundle) -> None:
     """What was made, and what to type next."""
     out().print(results(bundle))
     out().print(origins(bundle))
+    doubts(bundle)
     problems(bundle)
     say = out().print
     say(Text(f"\n{bundle.path}/", style="bold"))
@@ -323,6 +343,7 @@ def verify_result(bundle: Bundle) -> None:
     """The new verdicts."""
     out().print(results(bundle))
     out().print(origins(bundle))
+    doubts(bundle)
     problems(bundle)
 
 

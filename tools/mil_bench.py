@@ -110,15 +110,20 @@ def timed(run: Callable[[], Any]) -> float:
 
 
 def loading(found: dict[str, Path]) -> Iterator[Figure]:
-    """Seconds for 100 MB, once the libraries are imported and the file was read before."""
+    """Processor's seconds for 100 MB, once the libraries are imported and the file was read before."""
     from lvexport.validation import mil
 
+    def seconds_of(path: Path) -> float:
+        start = time.process_time()
+        mil.load(path)
+        return (time.process_time() - start) * 1e8 / size(path)
+
     for recipe, path in found.items():
-        seconds = [timed(lambda path=path: mil.load(path)) * 1e8 / size(path) for _ in range(ROUNDS)]
+        seconds = [seconds_of(path) for _ in range(ROUNDS)]
         yield Figure(
             f"{recipe}, loading 100 MB",
             statistics.median(seconds),
-            "s",
+            "s of processor time",
             f"{min(seconds):.2f}–{max(seconds):.2f}",
             MOST_LOAD,
         )

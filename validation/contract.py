@@ -20,6 +20,7 @@ Array = NDArray[Any]
 
 # Markers that stand in place of a dtype.
 PICTURE = "picture"  # an input that takes an (H, W, 3) uint8 RGB picture
+JUDGED = "rounded"  # the numerics that verdicts are judged with, where an artifact leaves them open
 PROBABILITIES = "probabilities"  # an output that is the softmax of the original's
 
 

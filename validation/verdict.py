@@ -10,7 +10,7 @@ import numpy as np
 
 from lvexport.converters.contract import Recipe, TensorSpec
 from lvexport.validation import metrics
-from lvexport.validation.contract import PROBABILITIES, Array, Overflow
+from lvexport.validation.contract import JUDGED, PROBABILITIES, Array, Overflow
 
 # Rounding once to p significant bits leaves 6.02·p dB. Independent roundings add up in power, so N of them in a row
 # take 10·log10(N) away. N is the program's own number of operations one behind the other, at least DEPTH, and, where
@@ -35,7 +35,7 @@ class Interval:
     """What devices that compute the artifact in unlike ways may make of it, over the first ``samples`` inputs.
 
     ``sqnr_db``: of each of the ways that bound them, by name. ``overflow``: the first operation that leaves the range
-    of half precision in one of these; a device may then answer with anything.
+    of half precision in the earliest of these that has one; a device that computes so may answer with anything.
     """
 
     samples: int
@@ -111,8 +111,8 @@ def judge_all(
 
 
 def bounded(verdict: Verdict, interval: Interval | None) -> Verdict:
-    """The verdict with the interval beside it. It no longer passes where there is an overflow."""
-    overflows = interval is not None and interval.overflow is not None
+    """The verdict with the interval beside it. It no longer passes where the numerics that it judges overflow."""
+    overflows = interval is not None and interval.overflow is not None and interval.overflow.numerics == JUDGED
     return replace(verdict, interval=interval, passed=verdict.passed and not overflows)
 
 

@@ -71,6 +71,7 @@ def test_an_overflow_fails_whatever_the_decibels_say() -> None:
     assert bounded(good, None) == good
     assert bounded(good, Interval(4, decibels, None)).passed  # the interval's decibels are not what is judged
     assert not bounded(bad, Interval(4, decibels, None)).passed
+    assert bounded(good, Interval(4, decibels, Overflow("pessimistic", "reduce_mean"))).passed  # only a warning
     overflown = bounded(good, Interval(4, decibels, Overflow("rounded", "mul (which makes 'x')")))
     assert not overflown.passed
     assert overflown.sqnr_db == good.sqnr_db

@@ -11,6 +11,7 @@ from typing import Any
 
 from lvexport.converters.contract import TensorSpec
 from lvexport.validation.contract import (
+    JUDGED,
     PICTURE,
     PROBABILITIES,
     Array,
@@ -21,7 +22,7 @@ from lvexport.validation.contract import (
 )
 
 ON_MACOS = sys.platform == "darwin"
-NUMERICS = ("exact", "rounded", "pessimistic")  # of the interpreter; on a Mac they bound what Core ML may do
+NUMERICS = ("exact", JUDGED, "pessimistic")  # of the interpreter; on a Mac they bound what Core ML may do
 
 
 class CoreMLSession:
@@ -101,7 +102,7 @@ class CoreML:
         return Description(session.inputs, session.outputs, dict(operators))
 
 
-def loaded(artifact: Path, numerics: str = "rounded") -> Any:
+def loaded(artifact: Path, numerics: str = JUDGED) -> Any:
     """The package in the reference interpreter. Raises ArtifactError."""
     from lvexport.validation import mil
 
