@@ -145,8 +145,7 @@ def _kind(path: Path) -> str:
 
 
 def _load(path: Path, function: str) -> Any:
-    load: Any = mil.load
-    return load(path, function=function) if function else load(path)
+    return mil.load(path, function_name=function or None)
 
 
 def _predict(model: Any, data: Mapping[str, Any], state: State | None) -> Any:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coreml_suite import binding, mac, outcomes
+from coreml_suite import binding, exclusions, mac, outcomes
 from coreml_suite.outcomes import Excluded, Outcome, Record
 
 ADDRESS = re.compile(r"0x[0-9a-f]{6,}")  # of an object in a case's name, which differs from run to run
@@ -116,6 +116,11 @@ class Recorder:
             signal.signal(signal.SIGALRM, previous)
             seconds = round(time.monotonic() - start, 3)
             outcomes.append(self.path, Record(name, *self.outcome, binding.Proxy.predictions, seconds))
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        reason = exclusions.reason(self.names[item.nodeid])
+        if reason:
+            raise Excluded(reason)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(

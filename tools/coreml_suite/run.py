@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 TOOLS = Path(__file__).parent.parent
@@ -26,6 +26,7 @@ class Suite:
         sample: number of cases to draw at random, 0 for all.
         seed: of the sample.
         plugins: further pytest plugins, loaded before ours.
+        folders: where else modules are looked for, such as those of the plugins.
         options: further options for pytest.
     """
 
@@ -35,8 +36,8 @@ class Suite:
     sample: int = 0
     seed: int = 0
     plugins: tuple[str, ...] = ()
+    folders: tuple[Path, ...] = ()
     options: tuple[str, ...] = ()
-    environment: dict[str, str] = field(default_factory=dict)
 
 
 def site_packages() -> Path:
@@ -78,15 +79,15 @@ def _start(suite: Suite, share: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-m", "pytest", *options, str(site_packages() / suite.path)],
             cwd=suite.records,
-            env=_environment(suite.environment),
+            env=_environment(suite.folders),
             stdout=log,
             stderr=subprocess.STDOUT,
         )
 
 
-def _environment(extra: dict[str, str]) -> dict[str, str]:
-    paths: Sequence[str] = [str(TOOLS), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {"OMP_NUM_THREADS": "1", **os.environ, **extra, "PYTHONPATH": os.pathsep.join(paths)}
+def _environment(folders: Sequence[Path]) -> dict[str, str]:
+    paths = [TOOLS, *folders, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
 
 
 def _log(suite: Suite, share: int) -> Path:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lvexport.validation.mil.call import Call
 from lvexport.validation.mil.program import Opset
+from lvexport.validation.mil.sums import Sums
 from lvexport.validation.mil.table import op
 
 Activation = Callable[[Tensor], Tensor]
@@ -35,6 +37,7 @@ def rnn(
     initial_h: Tensor,
     weight_ih: Tensor,
     weight_hh: Tensor,
+    call: Call,
     bias: Tensor | None = None,
     direction: str = "forward",
     output_sequence: bool = False,
@@ -43,8 +46,8 @@ def rnn(
     """initial_h [b, H], weight_ih [H, I], weight_hh [H, H], bias [H] → [s or 1, b, H], [b, H]."""
     act = _activation(activation)
     h, states = initial_h, []
-    for inputs in _projected(_ordered(x, direction), weight_ih, bias):
-        h = act(inputs + h @ weight_hh.T)
+    for inputs in _projected(_ordered(x, direction), weight_ih, bias, call.sums):
+        h = act(inputs + call.sums.linear(h, weight_hh, None))
         states.append(h)
     return _sequence(states, output_sequence), h
 
@@ -55,6 +58,7 @@ def gru(
     initial_h: Tensor,
     weight_ih: Tensor,
     weight_hh: Tensor,
+    call: Call,
     bias: Tensor | None = None,
     direction: str = "forward",
     output_sequence: bool = False,
@@ -63,7 +67,7 @@ def gru(
 ) -> tuple[Tensor, Tensor]:
     """Weights [3H, …] and bias [3H] in the order reset, output, update → [s or 1, b, H], [b, H]."""
     return gru_ios18(
-        x, initial_h, weight_ih, weight_hh, bias, direction, output_sequence, recurrent_activation, activation
+        x, initial_h, weight_ih, weight_hh, call, bias, direction, output_sequence, recurrent_activation, activation
     )
 
 
@@ -73,6 +77,7 @@ def gru_ios18(
     initial_h: Tensor,
     weight_ih: Tensor,
     weight_hh: Tensor,
+    call: Call,
     bias: Tensor | None = None,
     direction: str = "forward",
     output_sequence: bool = False,
@@ -82,16 +87,16 @@ def gru_ios18(
     input_bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The reset gate scales the state (tests), or with ``reset_after`` the state's product with its weights."""
-    gate, act = _activation(recurrent_activation), _activation(activation)
+    gate, act, sums = _activation(recurrent_activation), _activation(activation), call.sums
     recurrent_r, recurrent_o, recurrent_z = weight_hh.chunk(3)
     zero = x.new_zeros(len(weight_hh))
     bias_r, bias_o, bias_z = (zero if bias is None else bias).chunk(3)
     h, states = initial_h, []
-    for inputs in _projected(_ordered(x, direction), weight_ih, input_bias):
+    for inputs in _projected(_ordered(x, direction), weight_ih, input_bias, sums):
         input_r, input_o, input_z = inputs.chunk(3, -1)
-        r = gate(input_r + h @ recurrent_r.T + bias_r)
-        z = gate(input_z + h @ recurrent_z.T + bias_z)
-        proposed = r * (h @ recurrent_o.T + bias_o) if reset_after else (r * h) @ recurrent_o.T + bias_o
+        r = gate(input_r + sums.linear(h, recurrent_r, bias_r))
+        z = gate(input_z + sums.linear(h, recurrent_z, bias_z))
+        proposed = r * sums.linear(h, recurrent_o, bias_o) if reset_after else sums.linear(r * h, recurrent_o, bias_o)
         h = (1 - z) * act(input_o + proposed) + z * h
         states.append(h)
     return _sequence(states, output_sequence), h
@@ -111,8 +116,8 @@ class _Direction:
         peephole = self.weight_hh.new_zeros(3 * h.shape[-1]) if self.peephole is None else self.peephole
         peep_i, peep_f, peep_o = peephole.chunk(3)
         states = []
-        for inputs in _projected(x, self.weight_ih, self.bias):
-            i, f, o, z = (inputs + h @ self.weight_hh.T).chunk(4, -1)
+        for inputs in _projected(x, self.weight_ih, self.bias, gates.sums):
+            i, f, o, z = (inputs + gates.sums.linear(h, self.weight_hh, None)).chunk(4, -1)
             c_new = gates.recurrent(f + peep_f * c) * c + gates.recurrent(i + peep_i * c) * gates.cell(z)
             c = c_new if gates.clip is None else c_new.clamp(-gates.clip, gates.clip)
             # The output gate looks at the new memory, the other two at the old one.
@@ -127,6 +132,7 @@ class _Gates:
     cell: Activation
     output: Activation
     clip: float | None
+    sums: Sums
 
 
 @op("lstm")
@@ -136,6 +142,7 @@ def lstm(
     initial_c: Tensor,
     weight_ih: Tensor,
     weight_hh: Tensor,
+    call: Call,
     bias: Tensor | None = None,
     peephole: Tensor | None = None,
     weight_ih_back: Tensor | None = None,
@@ -150,7 +157,8 @@ def lstm(
     clip: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """States [b, H], or [b, 2H] with the backward ones behind → all or the last [s or 1, b, ·], last h, last c."""
-    gates = _Gates(_activation(recurrent_activation), _activation(cell_activation), _activation(activation), clip)
+    recurrent, cell, output = (_activation(name) for name in (recurrent_activation, cell_activation, activation))
+    gates = _Gates(recurrent, cell, output, clip, call.sums)
     forward = _Direction(weight_ih, weight_hh, bias, peephole)
     if direction != "bidirectional":
         states, c = forward.run(_ordered(x, direction), initial_h, initial_c, gates)
@@ -180,9 +188,9 @@ def _ordered(x: Tensor, direction: str) -> Tensor:
     return x.flip(0) if direction == "reverse" else x
 
 
-def _projected(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:
+def _projected(x: Tensor, weight: Tensor, bias: Tensor | None, sums: Sums) -> tuple[Tensor, ...]:
     """The part of each step's sums that comes from the input: s × [b, gates·H], in one product."""
-    return torch.nn.functional.linear(x, weight, bias).unbind(0)
+    return sums.linear(x, weight, bias).unbind(0)
 
 
 def _sequence(states: list[Tensor], every: bool) -> Tensor:
