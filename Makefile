@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard export/*.py models/*.py training/*.py converters/*.py validation/*.py validation/*/*.py validation/mil/*/*.py)
 
-.PHONY: help install demo test test-slow lint format fuzz bench bench-mil lock schema picture train-demo matrix multi-scale sample docker clean
+.PHONY: help install demo test test-slow lint format conformance fuzz bench bench-mil lock schema picture train-demo matrix multi-scale sample docker clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -72,6 +72,9 @@ matrix: install  ## build every network for every target and put the verdicts in
 
 multi-scale: install  ## compare the multi-scale with the fixed sampler anew (hours; needs dataset-fashion-mnist)
 	$(BIN)/python tools/multi_scale.py
+
+conformance: install  ## run coremltools' own tests on the Core ML interpreter and write docs/conformance.md (about an hour)
+	$(BIN)/python tools/conformance.py --processes 2
 
 sample: install  ## draw the sample of images that ships (needs dataset-fashion-mnist)
 	$(BIN)/python -m lvexport.training.sample validation/samples/fashion_mnist.safetensors

@@ -85,12 +85,21 @@ BY_NAME = {dtype.name: dtype for dtype in BY_NUMBER.values()}
 
 @dataclass(frozen=True)
 class TensorType:
-    """A tensor; rank 0 is a scalar."""
+    """A tensor; rank 0 is a scalar.
+
+    Attributes:
+        dtype: of its elements.
+        shape: its dimensions; one unknown stands for them all where ``any_rank`` is set.
+        any_rank: even how many dimensions there are is known only when the model runs.
+    """
 
     dtype: DType
     shape: Shape
+    any_rank: bool = False
 
     def __str__(self) -> str:
+        if self.any_rank:
+            return f"{self.dtype.name}[…]"
         return f"{self.dtype.name}[{', '.join('?' if size is None else str(size) for size in self.shape)}]"
 
     def elements(self) -> int | None:
@@ -100,6 +109,8 @@ class TensorType:
 
     def admits(self, shape: tuple[int, ...]) -> bool:
         """Whether a tensor of that shape is of this type."""
+        if self.any_rank:
+            return True
         return len(shape) == len(self.shape) and all(
             declared in (None, actual) for declared, actual in zip(self.shape, shape, strict=True)
         )
@@ -176,12 +187,9 @@ def _tensor_type(message: Any) -> TensorType:
     shape = tuple(_dimension(dimension) for dimension in message.dimensions)
     if message.rank != len(shape):
         raise DamagedPackage(f"The program declares a tensor of rank {message.rank} with {len(shape)} dimensions.")
-    return TensorType(element_type(message.dataType), shape)
+    any_rank = any(dimension.unknown.variadic for dimension in message.dimensions)
+    return TensorType(element_type(message.dataType), (None,) if any_rank else shape, any_rank)
 
 
 def _dimension(message: Any) -> int | None:
-    if message.WhichOneof("dimension") == "constant":
-        return int(message.constant.size)
-    if message.unknown.variadic:
-        raise UnsupportedModel("The program has a tensor of variable rank, which this interpreter does not take.")
-    return None
+    return int(message.constant.size) if message.WhichOneof("dimension") == "constant" else None

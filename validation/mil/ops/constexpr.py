@@ -43,19 +43,20 @@ def constexpr_lut_to_dense_by_block(indices: Tensor, lut: Tensor, call: Call, ve
 
     Where a table holds vectors instead of single values, their elements follow each other along ``vector_axis``.
     """
-    *blocks, palettes, vector = lut.shape
-    sizes = list(indices.shape)
-    if vector > 1:
-        if vector_axis is None:
-            raise ValueError("a table of vectors needs a vector_axis")
-        sizes[vector_axis] *= vector
-    call.expect(tuple(sizes))
-    which = _block_numbers(tuple(indices.shape), tuple(blocks))
-    values = lut.reshape(-1, palettes, vector)[which, indices.long()]  # [*I, vector]
-    if vector == 1:
-        return values.squeeze(-1)
-    axis = (vector_axis or 0) % indices.ndim
-    return values.movedim(-1, axis + 1).reshape(sizes)
+    call.expect(_looked_up_shape(tuple(indices.shape), lut, vector_axis))
+    return _looked_up(indices, lut, vector_axis)
+
+
+@op("constexpr_lut_to_sparse", exact=True, since=Opset.IOS18)
+def constexpr_lut_to_sparse(
+    indices_mask: Tensor, indices_nonzero_data: Tensor, lut: Tensor, call: Call, vector_axis: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """The mask of the looked-up values, and those of them that it marks, in row-major order."""
+    call.expect(_looked_up_shape(tuple(indices_mask.shape), lut, vector_axis))
+    values = _looked_up(_dense(indices_nonzero_data, indices_mask), lut, vector_axis)
+    vector = lut.shape[-1]
+    mask = indices_mask if vector == 1 else indices_mask.repeat_interleave(vector, vector_axis)
+    return mask, values[mask != 0]
 
 
 @op("constexpr_blockwise_shift_scale", since=Opset.IOS18)
@@ -65,6 +66,15 @@ def constexpr_blockwise_shift_scale(data: Tensor, scale: Tensor, offset: Tensor 
     if offset is not None:
         steps = steps - _spread(offset, tuple(data.shape))
     return _spread(scale, tuple(data.shape)) * steps
+
+
+@op("constexpr_sparse_blockwise_shift_scale", since=Opset.IOS18)
+def constexpr_sparse_blockwise_shift_scale(
+    data_mask: Tensor, nonzero_data: Tensor, scale: Tensor, offset: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The mask, and the shifted and scaled values at the places that it marks."""
+    values = constexpr_blockwise_shift_scale(_dense(nonzero_data, data_mask), scale, offset)
+    return data_mask, values[data_mask != 0]
 
 
 @op("constexpr_sparse_to_dense", exact=True, since=Opset.IOS16)
@@ -81,6 +91,25 @@ def constexpr_sparse_to_dense(nonzero_data: Tensor, mask: Tensor, shape: tuple[i
 def constexpr_sparse_to_dense_by_mask(nonzero_data: Tensor, mask: Tensor) -> Tensor:
     """mask [*D] of 0 and 1."""
     return _dense(nonzero_data, mask)
+
+
+def _looked_up_shape(shape: tuple[int, ...], lut: Tensor, vector_axis: int | None) -> tuple[int, ...]:
+    sizes, vector = list(shape), lut.shape[-1]
+    if vector > 1:
+        if vector_axis is None:
+            raise ValueError("a table of vectors needs a vector_axis")
+        sizes[vector_axis] *= vector
+    return tuple(sizes)
+
+
+def _looked_up(indices: Tensor, lut: Tensor, vector_axis: int | None) -> Tensor:
+    *blocks, palettes, vector = lut.shape
+    which = _block_numbers(tuple(indices.shape), tuple(blocks))
+    values = lut.reshape(-1, palettes, vector)[which, indices.long()]  # [*I, vector]
+    if vector == 1:
+        return values.squeeze(-1)
+    axis = (vector_axis or 0) % indices.ndim
+    return values.movedim(-1, axis + 1).reshape(_looked_up_shape(tuple(indices.shape), lut, vector_axis))
 
 
 def _dense(nonzero_data: Tensor, mask: Tensor) -> Tensor:

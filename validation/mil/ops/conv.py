@@ -38,6 +38,31 @@ def conv(
     return call.sums.convolved(x, weight, bias, strides, padding, dilations, groups)
 
 
+@op("conv_quantized")
+def conv_quantized(
+    x: Tensor,
+    weight: Tensor,
+    quantization_type: str,
+    quant_scale: Tensor,
+    quant_bias: Tensor,
+    call: Call,
+    bias: Tensor | None = None,
+    nbits: int = 8,
+    strides: tuple[int, ...] | None = None,
+    pad_type: str = "valid",
+    pad: tuple[int, ...] | None = None,
+    dilations: tuple[int, ...] | None = None,
+    groups: int = 1,
+) -> Tensor:
+    """As ``conv``, with weights quant_scale · weight + quant_bias; scale and bias are one or C_out numbers."""
+    if quantization_type != "linear":
+        raise NotImplementedError(f"conv_quantized of type {quantization_type!r} is not documented")
+    shape = (-1, *([1] * (weight.ndim - 1)))
+    weight = weight.to(x.dtype) * quant_scale.reshape(shape) + quant_bias.reshape(shape)
+    bias = None if bias is None else bias.to(x.dtype)
+    return conv(x, weight, call, bias, strides, pad_type, pad, dilations, groups)
+
+
 @op("conv_transpose")
 def conv_transpose(
     x: Tensor,

@@ -91,10 +91,8 @@ def power(x: Tensor, y: Tensor) -> Tensor:
 
 @op("real_div")
 def real_div(x: Tensor, y: Tensor) -> Tensor:
-    # The result of two integers would be an integer, and how it is rounded is not documented.
-    if not x.is_floating_point():
-        raise NotImplementedError("real_div of integers is not defined")
-    return x / y
+    """Of integers, without the fraction (tests/iOS14/test_elementwise_binary.py, test_real_div_int…)."""
+    return x / y if x.is_floating_point() else torch.div(x, y, rounding_mode="trunc")
 
 
 @op("sub")

@@ -1,7 +1,9 @@
 """Indexed reading and writing (``scatter_gather.py`` of iOS 15, 16 and 17).
 
 Before iOS 17 a negative index counts from the end; since then it lies outside the axis. An index outside is an
-error here, asked to be validated or not: what a device makes of it is undefined.
+error where ``validate_indices`` asks for it. Elsewhere its result is undefined (``iOS17/scatter_gather.py``), and
+Core ML goes on: here nothing is written there, and what is read there is NaN, so that a network whose result
+depends on it is noticed. Integers have no such value, so reading them there is an error all the same.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ def gather(
 ) -> Tensor:
     """x [*D], indices [*N] → [*D before axis, *N after the batch dimensions, *D after axis]."""
     axis %= x.ndim
-    index = _places(indices, x.shape[axis], call)
+    index = _places(indices, x.shape[axis], call, validate_indices)
+    x = _with_unknown(x, axis, index)
     if batch_dims == 0:
         return _gather(x, index, axis)
     batch = x.shape[:batch_dims]
@@ -34,14 +37,17 @@ def gather(
 @op("gather_along_axis", exact=True)
 def gather_along_axis(x: Tensor, indices: Tensor, call: Call, axis: int = 0, validate_indices: bool = False) -> Tensor:
     """Indices of x's rank → result of their shape, with the element of x that each names along ``axis``."""
-    return torch.gather(x, axis, _places(indices, x.shape[axis], call))
+    index = _places(indices, x.shape[axis], call, validate_indices)
+    return torch.gather(_with_unknown(x, axis, index), axis, index)
 
 
 @op("gather_nd", exact=True)
 def gather_nd(x: Tensor, indices: Tensor, call: Call, batch_dims: int = 0, validate_indices: bool = False) -> Tensor:
     """indices [*K, depth]: each names a slice of x by its first ``depth`` places after the batch dimensions."""
-    depth = indices.shape[-1]
-    places = [_places(indices[..., level], x.shape[batch_dims + level], call) for level in range(depth)]
+    places = []
+    for level in range(indices.shape[-1]):
+        places.append(_places(indices[..., level], x.shape[batch_dims + level], call, validate_indices))
+        x = _with_unknown(x, batch_dims + level, places[-1])
     rank = indices.ndim - 1
     batch = [
         torch.arange(x.shape[dim]).reshape([-1 if other == dim else 1 for other in range(rank)])
@@ -62,7 +68,7 @@ def scatter(
 ) -> Tensor:
     """Slices of ``updates`` along ``axis`` go where ``indices`` [C] says."""
     axis %= data.ndim
-    index = _places(indices, data.shape[axis], call)
+    index = _places(indices, data.shape[axis], call, validate_indices)
     flat = updates.reshape(*data.shape[:axis], index.numel(), *data.shape[axis + 1 :])
     shape = [-1 if dim == axis else 1 for dim in range(data.ndim)]
     return _scatter(data, axis, index.reshape(shape).expand(flat.shape), flat, mode)
@@ -79,7 +85,7 @@ def scatter_along_axis(
     validate_indices: bool = False,
 ) -> Tensor:
     """Each element of ``updates`` goes where the element of ``indices`` at its place says."""
-    return _scatter(data, axis, _places(indices, data.shape[axis], call), updates, mode)
+    return _scatter(data, axis, _places(indices, data.shape[axis], call, validate_indices), updates, mode)
 
 
 @op("scatter_nd")
@@ -90,21 +96,36 @@ def scatter_nd(
     depth = indices.shape[-1]
     outer, inner = data.shape[:depth], data.shape[depth:]
     place = torch.zeros(indices.shape[:-1], dtype=torch.int64)
+    outside = torch.zeros(indices.shape[:-1], dtype=torch.bool)
     for level, size in enumerate(outer):
-        place = place * size + _places(indices[..., level], size, call)
+        along = _places(indices[..., level], size, call, validate_indices)
+        place, outside = place * size + along, outside | (along == size)
+    place = place.masked_fill(outside, math.prod(outer))
     flat_data = data.reshape(math.prod(outer), math.prod(inner))
     flat_updates = updates.reshape(place.numel(), math.prod(inner))
     index = place.reshape(-1, 1).expand(flat_updates.shape)
     return _scatter(flat_data, 0, index, flat_updates, mode).reshape(data.shape)
 
 
-def _places(indices: Tensor, size: int, call: Call) -> Tensor:
+def _places(indices: Tensor, size: int, call: Call, validate: bool) -> Tensor:
+    """Indices along an axis of ``size`` elements; one that lies outside is ``size``."""
     index = indices.long()
     if call.opset < Opset.IOS17:
         index = torch.where(index < 0, index + size, index)
-    if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < size:
+    outside = (index < 0) | (index >= size)
+    if validate and bool(outside.any()):
         raise IndexError(f"an index lies outside of an axis of {size} elements")
-    return index
+    return index.masked_fill(outside, size)
+
+
+def _with_unknown(x: Tensor, axis: int, index: Tensor) -> Tensor:
+    """x with NaN at the place behind the end of the axis, if ``index`` leads there."""
+    size = x.shape[axis]
+    if not bool((index == size).any()):
+        return x
+    if not x.is_floating_point():
+        raise IndexError(f"an index lies outside of an axis of {size} elements")
+    return torch.cat([x, torch.full_like(x.narrow(axis, 0, 1), math.nan)], axis)
 
 
 def _gather(x: Tensor, index: Tensor, axis: int) -> Tensor:
@@ -113,6 +134,15 @@ def _gather(x: Tensor, index: Tensor, axis: int) -> Tensor:
 
 
 def _scatter(data: Tensor, axis: int, index: Tensor, updates: Tensor, mode: str) -> Tensor:
+    size = data.shape[axis]
+    if not bool((index == size).any()):
+        return _scattered(data, axis, index, updates, mode)
+    # What leads outside is written behind the end of the axis, and cut off with it.
+    longer = torch.cat([data, data.narrow(axis, 0, 1)], axis)
+    return _scattered(longer, axis, index, updates, mode).narrow(axis, 0, size)
+
+
+def _scattered(data: Tensor, axis: int, index: Tensor, updates: Tensor, mode: str) -> Tensor:
     if mode == "update":
         return data.scatter(axis, index, updates)
     if mode == "add":

@@ -86,6 +86,16 @@ TABLES = RNG.standard_normal((2, 1, 8, 1)).astype(np.float32)
 VECTORS = RNG.standard_normal((1, 1, 8, 2)).astype(np.float32)
 
 
+KEPT = RNG.integers(0, 8, MASK.sum()).astype(np.uint8)
+ROW_SCALE = RNG.random((3, 1)).astype(np.float32)
+ROW_OFFSET = RNG.integers(-8, 8, (3, 1)).astype(np.int8)
+
+
+def sparse(mb, parts):
+    mask, values = parts
+    return mb.constexpr_sparse_to_dense(nonzero_data=values, mask=mask)
+
+
 @pytest.fixture(scope="module")
 def ios18(run):
     from coremltools.converters.mil.mil import types
@@ -102,6 +112,18 @@ def ios18(run):
             ),
             "lut_groups": mb.constexpr_lut_to_dense(indices=indices, lut=TABLES),
             "lut_vectors": mb.constexpr_lut_to_dense(indices=indices, lut=VECTORS, vector_axis=0),
+            "sparse_lut": sparse(
+                mb,
+                mb.constexpr_lut_to_sparse(
+                    indices_mask=mask, indices_nonzero_data=KEPT.astype(uint3), lut=VECTORS, vector_axis=0
+                ),
+            ),
+            "sparse_blocks": sparse(
+                mb,
+                mb.constexpr_sparse_blockwise_shift_scale(
+                    data_mask=mask, nonzero_data=KEPT.astype(np.int8), scale=ROW_SCALE, offset=ROW_OFFSET
+                ),
+            ),
             "sparse_mask": mb.constexpr_sparse_to_dense(nonzero_data=LUT[: MASK.sum()], mask=mask),
         }
         return with_input(mb, x, constants)
@@ -128,6 +150,20 @@ def test_lut_of_vectors(ios18):
 
 def test_sparse_by_mask(ios18):
     np.testing.assert_array_equal(ios18["sparse_mask"], dense())
+
+
+def test_sparse_lut_of_vectors(ios18):
+    expected, kept = np.zeros((6, 7), np.float32), iter(KEPT)
+    for row, column in zip(*np.nonzero(MASK.reshape(3, 7)), strict=True):
+        expected[2 * row : 2 * row + 2, column] = VECTORS[0, 0, next(kept)]
+    np.testing.assert_array_equal(ios18["sparse_lut"], expected)
+
+
+def test_sparse_blockwise(ios18):
+    expected, kept = np.zeros((3, 7), np.float32), iter(KEPT)
+    for row, column in zip(*np.nonzero(MASK.reshape(3, 7)), strict=True):
+        expected[row, column] = ROW_SCALE[row, 0] * (int(next(kept)) - int(ROW_OFFSET[row, 0]))
+    np.testing.assert_allclose(ios18["sparse_blocks"], expected, rtol=1e-6)
 
 
 def test_quantize_and_dequantize(run):

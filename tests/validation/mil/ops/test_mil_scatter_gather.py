@@ -96,11 +96,35 @@ def test_scatter_or_gather(name, results):
 
 
 @pytest.mark.parametrize(("target", "outside"), [("iOS16", [3, -4]), ("iOS17", [3, -1])])
-def test_an_index_outside_is_an_error_that_names_the_operation(save, target, outside):
+def test_an_index_outside_reads_nan_or_is_an_error_that_names_the_operation(save, target, outside):
     index = np.array([0], dtype=np.int32)
-    path = save(lambda mb, x, i: {"out": mb.gather(x=x, indices=i, axis=0)}, {"x": X, "i": index}, target)
-    model = mil.load(path)
-    np.testing.assert_array_equal(model.predict({"x": X, "i": index})["out"], X[:1])
+
+    def build(mb, x, n, i):
+        return {"out": mb.gather(x=x, indices=i, axis=0), "whole": mb.gather(x=n, indices=i, axis=0)}
+
+    model = mil.load(save(build, {"x": X, "n": X.astype(np.int32), "i": index}, target))
+    data = {"x": X, "n": X.astype(np.int32)}
+    np.testing.assert_array_equal(model.predict({**data, "i": index})["out"], X[:1])
     for place in outside:
+        found = model.predict({**data, "i": index + place}, outputs=["out"])["out"]
+        assert np.isnan(found).all()
         with pytest.raises(mil.FailedOp, match=r"gather .*axis of 3 elements"):
-            model.predict({"x": X, "i": index + place})
+            model.predict({**data, "i": index + place})
+
+
+def test_an_index_outside_writes_nothing_or_is_an_error_if_it_is_to_be_validated(save):
+    index = np.array([[0, 1], [3, 0], [1, 9]], dtype=np.int32)
+    updates = np.ones((3, *X.shape[2:]), np.float32)
+
+    def build(mb, x, i):
+        return {
+            "free": mb.scatter_nd(data=x, indices=i, updates=updates, mode="update"),
+            "checked": mb.scatter_nd(data=x, indices=i, updates=updates, mode="update", validate_indices=True),
+        }
+
+    model = mil.load(save(build, {"x": X, "i": index}))
+    expected = X.copy()
+    expected[0, 1] = 1
+    np.testing.assert_array_equal(model.predict({"x": X, "i": index}, outputs=["free"])["free"], expected)
+    with pytest.raises(mil.FailedOp, match=r"scatter_nd .*axis of 3 elements"):
+        model.predict({"x": X, "i": index})

@@ -1,0 +1,70 @@
+"""A sample of coremltools' own tests, answered by the interpreter, through the tool that runs all of them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOLS = Path(__file__).parents[3] / "tools"
+OPERATIONS = "coremltools/converters/mil/mil/ops/tests"
+CASES = 160
+ACTIVATIONS = f"{OPERATIONS}/iOS14/test_activation.py"
+FAULT = """
+from torch import Tensor
+from lvexport.validation.mil import ops, table
+
+assert ops
+
+@table.op("relu")
+def wrong(x: Tensor) -> Tensor:
+    return x
+"""
+
+
+@pytest.fixture(scope="module")
+def suite():
+    sys.path.insert(0, str(TOOLS))
+    from coreml_suite import outcomes, run
+
+    def results(path, records, **options):
+        run.run(run.Suite(path, records, **options))
+        return list(outcomes.read(records).values())
+
+    yield results
+    sys.path.remove(str(TOOLS))
+
+
+@pytest.fixture(scope="module")
+def sample(suite, tmp_path_factory):
+    return suite(OPERATIONS, tmp_path_factory.mktemp("sample"), sample=CASES, seed=5)
+
+
+def test_a_sample_of_apples_tests_passes(sample):
+    assert [record for record in sample if record.failed] == []
+    assert len(sample) == CASES
+    assert sum(record.outcome == "passed" and record.predictions > 0 for record in sample) > CASES // 3
+
+
+def test_only_other_kinds_of_models_and_listed_cases_are_excluded(sample):
+    from coreml_suite import exclusions
+
+    reasons = {record.reason for record in sample if record.outcome == "excluded"}
+    assert all("neuralNetwork" in reason or reason in exclusions.EXCLUSIONS.values() for reason in reasons)
+
+
+def test_a_wrong_operation_is_noticed_and_a_retry_runs_only_what_failed(suite, tmp_path):
+    (tmp_path / "fault.py").write_text(FAULT)
+    records = tmp_path / "records"
+    picked = ("-k", "(TestReLU or TestSigmoid) and not TestReLU6 and not Hard and backend_smoke and mlprogram")
+    found = suite(ACTIVATIONS, records, plugins=("fault",), folders=(tmp_path,), options=picked)
+    assert {record.case.split("::")[1]: record.failed for record in found} == {"TestReLU": True, "TestSigmoid": False}
+    assert "Not equal to tolerance" in next(record.reason for record in found if record.failed)
+    assert all(record.predictions == 1 for record in found)
+
+    again = suite(ACTIVATIONS, records, options=(*picked, "--retry"))
+    assert not any(record.failed for record in again)
+    second = max(records.glob("*.jsonl")).read_text()
+    assert "TestReLU" in second
+    assert "TestSigmoid" not in second
