@@ -1,6 +1,6 @@
 """coremltools' own tests with predictions answered by the interpreter, counted: ``make conformance``.
 
-    python tools/conformance.py [PATH] [--resume] [--retry] [--processes N] [--sample N] [--write FILE]
+    python tools/conformance.py [PATH] [--resume] [--retry] [--processes N] [--sample N] [--each N]
 
 PATH is a test file or folder of the installed wheel, such as ``coremltools/optimize``; without one it is the tests
 of MIL's operations, and the result goes to docs/conformance.md. Records are kept in runs/conformance: with ``--resume``
@@ -15,10 +15,10 @@ import sys
 from pathlib import Path
 
 from coreml_suite import outcomes, report
+from coreml_suite.exclusions import OPERATIONS
 from coreml_suite.run import Suite, run
 
 ROOT = Path(__file__).parent.parent
-OPERATIONS = "coremltools/converters/mil/mil/ops/tests"
 PAGE = ROOT / "docs" / "conformance.md"
 
 
@@ -29,7 +29,8 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--retry", action="store_true", help="like --resume, but run failed cases anew")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--sample", type=int, default=0, help="that many cases drawn at random")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--each", type=int, default=0, help="that many cases of every test function")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
     parser.add_argument("--case-seconds", type=int, default=120, help="limit of one case")
     parser.add_argument("--write", type=Path, help="file for the page")
     return parser.parse_args(arguments)
@@ -41,13 +42,11 @@ def main() -> int:
     if not (options.resume or options.retry):
         shutil.rmtree(records, ignore_errors=True)
     limits = (f"--case-seconds={options.case_seconds}", *(["--retry"] if options.retry else []))
-    run(
-        Suite(options.path, records, options.processes, options.sample, options.seed, options=limits),
-        report.Ticker(records),
-    )
+    drawn = (options.sample, options.each, options.seed)
+    run(Suite(options.path, records, options.processes, *drawn, options=limits), report.Ticker(records))
     results = list(outcomes.read(records).values())
     report.show(results)
-    page = options.write or (PAGE if options.path == OPERATIONS and not options.sample else None)
+    page = options.write or (PAGE if options.path == OPERATIONS and not (options.sample or options.each) else None)
     if page:
         page.write_text(report.page(options.path, results))
     return 1 if any(record.failed for record in results) else 0

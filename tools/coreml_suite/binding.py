@@ -118,7 +118,7 @@ class Proxy:
         raise Excluded(NO_ASSETS)
 
 
-def install(proxy: type = Proxy) -> None:
+def install(proxy: type[Any] = Proxy) -> None:
     """Puts the module where coremltools will look for it, unless it is there already.
 
     Must come before coremltools is imported.

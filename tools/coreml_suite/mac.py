@@ -8,27 +8,26 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable
-from typing import Any
 
 MACOS = (26, 0)
 MACHINE = "arm64"
 
 
 def pretend() -> None:
-    """To be called after coremltools is imported and before its tests are."""
+    """To be called before coremltools' tests are imported. A Mac answers for itself."""
+    if sys.platform == "darwin":
+        return
     import coremltools
     from coremltools.models import utils
 
     coremltools._deps._IS_MACOS = True
-    _replace(utils._is_macos, lambda: True)
-    _replace(utils._macos_version, lambda: MACOS)
+    replace(utils._is_macos, lambda: True, "_is_macos")
+    replace(utils._macos_version, lambda: MACOS, "_macos_version")
     platform.machine = lambda: MACHINE
 
 
-def _replace(function: Callable[..., Any], answer: Callable[..., Any]) -> None:
-    """In every module of coremltools that took the function by its name."""
-    name = function.__name__
+def replace(found: object, by: object, name: str) -> None:
+    """In every module of coremltools that took ``found`` by its name."""
     for module in [module for key, module in sys.modules.items() if key.startswith("coremltools")]:
-        if getattr(module, name, None) is function:
-            setattr(module, name, answer)
+        if getattr(module, name, None) is found:
+            setattr(module, name, by)

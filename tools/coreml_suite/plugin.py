@@ -42,7 +42,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--case-seconds", type=int, default=120, help="limit of one case")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests() -> None:
     """The first conftest file already imports coremltools, its own package."""
     binding.install()

@@ -24,7 +24,8 @@ class Suite:
         records: folder of the record files.
         processes: each imports coremltools once.
         sample: number of cases to draw at random, 0 for all.
-        seed: of the sample.
+        each: at most so many cases of every test function, drawn at random; 0 for all.
+        seed: of what is drawn.
         plugins: further pytest plugins, loaded before ours.
         folders: where else modules are looked for, such as those of the plugins.
         options: further options for pytest.
@@ -34,6 +35,7 @@ class Suite:
     records: Path
     processes: int = 1
     sample: int = 0
+    each: int = 0
     seed: int = 0
     plugins: tuple[str, ...] = ()
     folders: tuple[Path, ...] = ()
@@ -72,7 +74,7 @@ def _start(suite: Suite, share: int) -> subprocess.Popen[bytes]:
         *(option for plugin in suite.plugins for option in ("-p", plugin)),
         *("-p", "coreml_suite.plugin", f"--rootdir={site_packages()}", "-c", os.devnull),
         *(f"--records={suite.records.resolve()}", f"--share={share}/{suite.processes}"),
-        *(f"--sample={suite.sample}", f"--seed={suite.seed}"),
+        *(f"--sample={suite.sample}", f"--each={suite.each}", f"--seed={suite.seed}"),
         *suite.options,
     ]
     with _log(suite, share).open("ab") as log:
