@@ -75,17 +75,18 @@ def verify(
     std: Sequence[float] | None = None,
     crop_pct: float | None = None,
     interpolation: str | None = None,
+    labels: str | Path | Iterable[str] | None = None,
     recipe: str | None = None,
     samples: int | None = None,
 ) -> Bundle:
     """Run a bundle's artifacts, or one artifact, again, here, and judge them anew.
 
     They are compared with the bundle's golden vectors or with the model ``against``, of which ``weights`` to
-    ``interpolation`` say more, as for :func:`export`, over ``samples`` images. ``recipe``: the precision by which to
+    ``labels`` say more, as for :func:`export`, over ``samples`` images. ``recipe``: the precision by which to
     judge an artifact that lies in no bundle. What is on disk is not changed; the bundle returned carries the new
     verdicts.
     """
-    said = overrides.read(mean, std, crop_pct, interpolation)
+    said = overrides.read(mean, std, crop_pct, interpolation, labels)
     request = verification.Request(against, str(weights), num_classes, recipe, samples, overrides=said)
     return verification.verify(Path(path), request)
 

@@ -38,7 +38,7 @@ from lvexport.jobs import (
     RunResult,
 )
 from lvexport.models.errors import ModelError
-from lvexport.validation.contract import PICTURE, Array, ArtifactError, OpenSession, Session
+from lvexport.validation.contract import PICTURE, Array, ArtifactError, LabelledSession, OpenSession, Session
 
 # Inputs that are also run with other numerics, one of which takes some ten times as long as the verdict's own.
 BOUND_SAMPLES = 16
@@ -91,7 +91,8 @@ def run_artifact(job: RunJob) -> Any:
         outputs.append([results[s.name] for s in session.outputs])
     save_outputs(outputs, job.out)
     bounds = tuple(bound(job, session, name) for name in session.numerics) if isinstance(session, OpenSession) else ()
-    return RunResult(runtime.available().name, session.outputs, statistics.median(times) * 1000, bounds)
+    labels = session.labels if isinstance(session, LabelledSession) else ()
+    return RunResult(runtime.available().name, session.outputs, statistics.median(times) * 1000, bounds, labels)
 
 
 def bound(job: RunJob, session: OpenSession, numerics: str) -> Bound:

@@ -314,6 +314,7 @@ def verify(
     samples: Annotated[int | None, Parameter(group=_HOW)] = None,
     timeout: Annotated[float, Parameter(group=_HOW)] = 1800.0,
     pictures: Pictures = Pictures(),
+    labelling: Labelling = Labelling(),
     printing: Printing = Printing(),
 ) -> int:
     """Run a bundle's artifacts again, here, and compare with its golden vectors, or with the model itself.
@@ -347,7 +348,7 @@ def verify(
     positive(samples=samples, timeout=timeout)
     limits = Limits(timeout)
     request = verification.Request(
-        against, weights, num_classes, recipe, samples, CORES, limits, overrides=said(pictures)
+        against, weights, num_classes, recipe, samples, CORES, limits, overrides=said(pictures, labelling)
     )
     hear(printing)
     with progress(printing.quiet or printing.json) as report:

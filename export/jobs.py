@@ -147,13 +147,14 @@ class Bound:
 @dataclass(frozen=True)
 class RunResult:
     """``runtime`` as it stands in the manifest; ``milliseconds`` is the median of the runs. ``bounds``: where the
-    artifact leaves open how it is computed.
+    artifact leaves open how it is computed. ``labels``: those that it holds.
     """
 
     runtime: str
     outputs: tuple[TensorSpec, ...]
     milliseconds: float
     bounds: tuple[Bound, ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from lvexport.plan import Cell, Plan, key
 from lvexport.processes import Workshop, interruptible
 from lvexport.source import Source
 from lvexport.validation.contract import Array
+from lvexport.validation.labelling import mislabelled
 from lvexport.validation.runtimes.registry import RUNTIMES
 from lvexport.validation.verdict import Interval, Verdict, bounded, judge_all
 
@@ -264,9 +265,8 @@ def finish(made: Made, plan: Plan, original: Original, sampled: Sample, referenc
         verdict = judge_run(references, made.outputs, made.run, sampled.labels, recipe, depth)
     except ValueError as error:
         return info.model_copy(update={"error": str(error)})
-    return info.model_copy(
-        update={"status": "ok" if verdict.passed else "failed", "verdict": verdict_info(verdict, sampled.origin)}
-    )
+    wrong = mislabelled(original.capture.source.labels, made.run.labels)
+    return info.model_copy(update=judgement(verdict, wrong, sampled.origin))
 
 
 def judge_run(
@@ -286,6 +286,13 @@ def judge_run(
     found = {b.numerics: judge_all(first, load_outputs(b.out), run.outputs, None, recipe, "") for b in run.bounds}
     overflow = next((b.overflow for b in run.bounds if b.overflow is not None), None)
     return bounded(verdict, Interval(samples, {name: one.sqnr_db for name, one in found.items()}, overflow))
+
+
+def judgement(verdict: Verdict, mislabelled: str | None, origin: str) -> dict[str, object]:
+    """What a verdict, and what is wrong with the labels, make of an artifact's row."""
+    verdict = replace(verdict, passed=verdict.passed and mislabelled is None)
+    status = "ok" if verdict.passed else "failed"
+    return {"status": status, "verdict": verdict_info(verdict, origin), "error": mislabelled}
 
 
 def verdict_info(verdict: Verdict, origin: str) -> VerdictInfo:

@@ -254,6 +254,8 @@ def problems(bundle: Bundle) -> None:
         found = overflow(v)
         if found is not None and found.numerics == JUDGED:
             text = f"{name} overflows: {found.operation} {BEYOND} {REMEDY}"
+        elif a.status == "failed" and a.error is not None:
+            text = f"{name} does not answer as the original does: {a.error}. Do not ship it."
         elif a.status == "failed" and v is not None:
             text = (
                 f"{name} does not compute what the original computes: {v.sqnr_db:.1f} dB over {v.samples:,} inputs, "

@@ -30,12 +30,13 @@ from lvexport.jobs import (
 )
 from lvexport.manifest import ArtifactInfo, Manifest
 from lvexport.overrides import NOTHING_SAID, Overrides
-from lvexport.pipeline import Report, judge_run, silent, verdict_info
+from lvexport.pipeline import Report, judge_run, judgement, silent
 from lvexport.plan import Plan
 from lvexport.processes import Workshop, interruptible
 from lvexport.source import resolve
 from lvexport.validation import sample
 from lvexport.validation.contract import PICTURE, Array
+from lvexport.validation.labelling import mislabelled
 from lvexport.validation.runtimes.registry import RUNTIMES
 
 
@@ -66,11 +67,12 @@ class Subject:
 
 @dataclass(frozen=True)
 class Baseline:
-    """The original's side of the comparison. ``depth`` is that of ``ModelInfo``."""
+    """The original's side of the comparison. ``depth`` is that of ``ModelInfo``; ``labels`` name its classes."""
 
     sample: Sample
     references: list[Array]
     depth: int
+    labels: tuple[str, ...] = ()
 
 
 def verify(path: Path, request: Request = Request(), report: Report = silent) -> Bundle:
@@ -80,8 +82,8 @@ def verify(path: Path, request: Request = Request(), report: Report = silent) ->
     """
     if request.against is None and request.overrides != NOTHING_SAID:
         raise UsageError(
-            "How pictures are prepared can be said of the model to compare with, and none was named; the bundle's "
-            "golden vectors are prepared already. Add --against MODEL, or leave these options out."
+            "How pictures are prepared, and labels, can be said of the model to compare with, and none was named; the "
+            "bundle has its own. Add --against MODEL, or leave these options out."
         )
     subject = locate(path, request)
     with tempfile.TemporaryDirectory(prefix="lvexport-") as scratch:
@@ -182,7 +184,9 @@ def against_golden(folder: Path, manifest: Manifest, shop: Workshop) -> Baseline
     specs, outputs = tensor_specs(manifest.inputs), tensor_specs(manifest.outputs)
     norm = manifest_normalisation(manifest)
     inputs, references, labels = golden.unpack(path, specs, outputs, norm, shop.folder / "inputs.safetensors")
-    return Baseline(Sample(inputs, labels, "the bundle's golden vectors"), references, manifest.model.depth)
+    return Baseline(
+        Sample(inputs, labels, "the bundle's golden vectors"), references, manifest.model.depth, manifest.labels or ()
+    )
 
 
 def against_model(subject: Subject, request: Request, shop: Workshop, report: Report) -> tuple[Manifest, Baseline]:
@@ -202,7 +206,8 @@ def against_model(subject: Subject, request: Request, shop: Workshop, report: Re
     report("original", "done")
     manifest = subject.manifest or describe_original(Plan(source, (), subject.folder), capture)
     origin = f"{sampled.origin}, against {request.against}"
-    return manifest, Baseline(Sample(sampled.inputs, sampled.labels, origin), load_outputs(out), capture.depth)
+    judged_by = Sample(sampled.inputs, sampled.labels, origin)
+    return manifest, Baseline(judged_by, load_outputs(out), capture.depth, capture.source.labels)
 
 
 def size_in_manifest(manifest: Manifest) -> int:
@@ -253,8 +258,8 @@ def examine(folder: Path, artifact: ArtifactInfo, request: Request, baseline: Ba
 def judged(artifact: ArtifactInfo, run: RunResult, outputs: Sequence[Array], baseline: Baseline) -> ArtifactInfo:
     recipe, labels = RECIPES[artifact.recipe], baseline.sample.labels
     verdict = judge_run(baseline.references, outputs, run, labels, recipe, baseline.depth)
-    info = verdict_info(verdict, baseline.sample.origin)
-    return outcome(artifact, "ok" if verdict.passed else "failed", verdict=info)
+    wrong = mislabelled(baseline.labels, run.labels)
+    return artifact.model_copy(update=judgement(verdict, wrong, baseline.sample.origin))
 
 
 def outcome(artifact: ArtifactInfo, status: str, **found: object) -> ArtifactInfo:

@@ -74,6 +74,16 @@ class Numerical(Session, Protocol):
 
 
 @runtime_checkable
+class LabelledSession(Session, Protocol):
+    """A session of an artifact that may hold the labels of its classes."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """In the order of its outputs; none where it holds none."""
+        ...
+
+
+@runtime_checkable
 class OpenSession(Session, Protocol):
     """A session of an artifact that leaves open how its numbers are rounded, so that devices may differ."""
 

@@ -33,6 +33,7 @@ class CoreMLSession:
         self._predict = predict
         self.numerics: tuple[str, ...] = NUMERICS if model.computes_in_half else ()
         self._labels = model.labels
+        self.labels = tuple(map(str, model.labels))
         self.inputs = tuple(map(input_spec, model.inputs))
         self.outputs = tuple(output_spec(o, len(model.labels)) for o in model.outputs if o.kind != "label")
 
@@ -129,7 +130,8 @@ def input_spec(feature: Any) -> TensorSpec:
     if feature.kind == "image":
         _, _, height, width = feature.shape
         return TensorSpec(feature.name, (height, width, 3), PICTURE)
-    return TensorSpec(feature.name, tuple(feature.shape), feature.dtype)
+    shape = () if None in feature.shape else tuple(feature.shape)  # no shape: the artifact itself says what it takes
+    return TensorSpec(feature.name, shape, feature.dtype)
 
 
 def output_spec(feature: Any, classes: int) -> TensorSpec:
