@@ -80,6 +80,14 @@ def ops(mb, x, image, rows):
         "instance_norm": mb.instance_norm(x=image, gamma=channel, beta=channel),
         "l2_norm": mb.l2_norm(x=image),
         "local_response_norm": mb.local_response_norm(x=image, size=3, alpha=np.float16(20)),
+        "rnn": mb.rnn(
+            x=x,
+            initial_h=half(3, 16),
+            weight_ih=half(16, 40),
+            weight_hh=half(16, 16),
+            bias=half(16),
+            output_sequence=True,
+        )[0],
         "attention": mb.scaled_dot_product_attention(query=x, key=x, value=x),
     }
 
