@@ -94,7 +94,7 @@ def widen_norms(module: torch.fx.GraphModule) -> None:
     ]
     for node in nodes:
         with graph.inserting_before(node):
-            for given in {arg for arg in node.args if isinstance(arg, torch.fx.Node)}:
+            for given in dict.fromkeys(arg for arg in node.args if isinstance(arg, torch.fx.Node)):
                 node.replace_input_with(given, graph.call_function(aten.to.dtype, (given, torch.float32)))
         with graph.inserting_after(node):
             narrowed = graph.call_function(aten.to.dtype, (node, torch.float16))
