@@ -30,9 +30,9 @@ class CoreAI:
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:
         from coreai_torch import TorchConverter, get_decomp_table
 
-        from lvexport.converters.derived import halve
+        from lvexport.converters.derived import for_core_ai, halve
 
-        program = captured.program()
+        program = for_core_ai(captured.program())
         if request.recipe.name == "fp16":
             program = halve(program)
         # Its other mode keeps stack traces, and with them this machine's paths.

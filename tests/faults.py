@@ -60,6 +60,7 @@ SCALE: dict[str, Callable[[Path], None]] = {
     "executorch": scale_in_place,
     "onnx": scale_onnx,
     "coreai": scale_coreai,
+    "executorch:coreml": scale_in_place,
 }
 
 

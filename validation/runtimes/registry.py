@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lvexport.validation.contract import Runtime
-from lvexport.validation.runtimes import coreai, coreml, executorch, onnx, tflite
+from lvexport.validation.runtimes import coreai, coreml, executorch, executorch_coreml, onnx, tflite
 
 RUNTIMES: dict[str, Runtime] = {
     "coreml": coreml.RUNTIME,
@@ -11,4 +11,5 @@ RUNTIMES: dict[str, Runtime] = {
     "executorch": executorch.RUNTIME,
     "onnx": onnx.RUNTIME,
     "coreai": coreai.RUNTIME,
+    "executorch:coreml": executorch_coreml.RUNTIME,
 }
