@@ -14,7 +14,7 @@ RUN /opt/lvexport/bin/python -m pip install --no-cache-dir -c requirements.lock 
 
 FROM python:3.11-slim-bookworm
 LABEL org.opencontainers.image.title="lvexport" \
-      org.opencontainers.image.description="Light vision transformers to Core ML, TFLite, ExecuTorch and ONNX, with proof" \
+      org.opencontainers.image.description="Light vision transformers to Core ML, Core AI, TFLite, ExecuTorch and ONNX, with proof" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="0.1.0"
 COPY --from=build /opt/lvexport /opt/lvexport

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from lvexport.converters.contract import Captured, Choice, ConversionError, Notes, Request
+from lvexport.converters.mlpackage import MIN_IOS, PRECISIONS, make_reproducible
 from lvexport.converters.recipes import FLOATS
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-_PRECISIONS = {"fp32": "FLOAT32", "fp16": "FLOAT16"}
 # What coremltools raises for a program that its torch.export front end does not take.
 _NOT_TAKEN = (NotImplementedError, ValueError, KeyError, RuntimeError, AssertionError, TypeError)
 
@@ -31,7 +29,7 @@ class CoreML:
     recipes = FLOATS
     options: Mapping[str, Choice] = MappingProxyType(
         {
-            "min_ios": Choice(("17", "15", "16", "18"), "oldest iOS that has to load the package"),
+            "min_ios": MIN_IOS,
             "io": Choice(("tensor", "image"), "take a tensor, or a picture with preprocessing and labels built in"),
         }
     )
@@ -43,7 +41,7 @@ class CoreML:
         arguments: dict[str, Any] = {
             "convert_to": "mlprogram",
             "minimum_deployment_target": getattr(ct.target, f"iOS{request.options['min_ios']}"),
-            "compute_precision": getattr(ct.precision, _PRECISIONS[request.recipe.name]),
+            "compute_precision": getattr(ct.precision, PRECISIONS[request.recipe.name]),
             "skip_model_load": True,
         }
         if request.options["io"] == "image":
@@ -126,28 +124,6 @@ def convert_program(program: ExportedProgram, arguments: dict[str, Any]) -> tupl
         with torch.no_grad():
             traced = torch.jit.trace(program.module(), examples(program), check_trace=False)  # type: ignore[no-untyped-call]
         return ct.convert(traced, **arguments), "torch.jit.trace"
-
-
-def make_reproducible(package: Path, spec: Any) -> None:
-    """Rewrite the package so that the same program always gives the same bytes.
-
-    coremltools writes protobuf maps in any order, notes the day, and draws the manifest's identifiers at random; here
-    the identifiers follow from the content.
-    """
-    spec.description.metadata.userDefined.pop("com.github.apple.coremltools.conversion_date", None)
-    manifest_path = package / "Manifest.json"
-    manifest = json.loads(manifest_path.read_text())
-    root = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
-    content = spec.SerializeToString(deterministic=True)
-    (package / "Data" / root).write_bytes(content)
-    names = {
-        old: str(uuid.uuid5(uuid.NAMESPACE_OID, entry["path"] + content[:4096].hex())).upper()
-        for old, entry in manifest["itemInfoEntries"].items()
-    }
-    manifest["itemInfoEntries"] = {names[old]: entry for old, entry in sorted(manifest["itemInfoEntries"].items())}
-    manifest["itemInfoEntries"] = dict(sorted(manifest["itemInfoEntries"].items()))
-    manifest["rootModelIdentifier"] = names[manifest["rootModelIdentifier"]]
-    manifest_path.write_text(json.dumps(manifest, indent=4) + "\n")
 
 
 CONVERTER = CoreML()

@@ -13,6 +13,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from lvexport.converters.contract import Normalisation
 
+# aten.avg_pool2d's arguments where they are left out: input, kernel_size, stride, padding, ceil_mode,
+# count_include_pad, divisor_override (aten/src/ATen/native/native_functions.yaml)
+_POOLING = (None, None, (), (0, 0), False, True, None)
+
 
 class _Half(nn.Module):
     """A program in half precision behind single-precision inputs and outputs."""
@@ -42,6 +46,11 @@ def halve(program: ExportedProgram) -> ExportedProgram:
 def for_xnnpack(program: ExportedProgram) -> ExportedProgram:
     """The same program in the form in which ExecuTorch computes all of it right."""
     return torch.export.export(rewritten(program, flatten_softmax, spell_group_norms), examples(program))
+
+
+def for_core_ai(program: ExportedProgram) -> ExportedProgram:
+    """The same program in the form that coreai-torch converts right."""
+    return torch.export.export(rewritten(program, count_padding, spell_group_norms), examples(program))
 
 
 def rewritten(program: ExportedProgram, *rewrites: Callable[[torch.fx.GraphModule], None]) -> torch.fx.GraphModule:
@@ -94,7 +103,7 @@ def widen_norms(module: torch.fx.GraphModule) -> None:
     ]
     for node in nodes:
         with graph.inserting_before(node):
-            for given in {arg for arg in node.args if isinstance(arg, torch.fx.Node)}:
+            for given in dict.fromkeys(arg for arg in node.args if isinstance(arg, torch.fx.Node)):
                 node.replace_input_with(given, graph.call_function(aten.to.dtype, (given, torch.float32)))
         with graph.inserting_after(node):
             narrowed = graph.call_function(aten.to.dtype, (node, torch.float16))
@@ -163,6 +172,26 @@ def flatten_softmax(module: torch.fx.GraphModule) -> None:
         with graph.inserting_after(node):
             restored = graph.call_function(aten.reshape.default, (node, list(shape)))
         node.replace_all_uses_with(restored, delete_user_cb=lambda user, kept=restored: user is not kept)
+
+
+def count_padding(module: torch.fx.GraphModule) -> None:
+    """Take every average pooling that leaves padding out of its counts as one that counts it, times a constant.
+
+    coreai-torch 0.4.3 counts it whatever it is told (``replace_avg_pool2d`` in coreai_torch/_aten_to_core.py).
+    """
+    for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten.avg_pool2d.default):
+        given: Any = (*node.args, *_POOLING[len(node.args) :])
+        x, kernel, stride, padding, ceil_mode, counts, divisor = given
+        if counts or ceil_mode or divisor is not None or not any(padding):
+            continue
+        ones = torch.ones(x.meta["val"].shape[-2:], dtype=node.meta["val"].dtype)[None, None]
+        factor = torch.nn.functional.avg_pool2d(ones, kernel, stride or None, padding).reciprocal()
+        with module.graph.inserting_after(node):
+            constant_node = module.graph.get_attr(attach(module, f"{node.name}_counts", factor))
+        node.args = (x, kernel, stride, padding)
+        with module.graph.inserting_after(constant_node):
+            product = module.graph.call_function(torch.ops.aten.mul.Tensor, (node, constant_node))
+        node.replace_all_uses_with(product, delete_user_cb=lambda user, kept=product: user is not kept)
 
 
 class _PictureClassifier(nn.Module):

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from lvexport.converters import coreml, executorch, onnx, tflite
+from lvexport.converters import coreai, coreml, executorch, executorch_coreml, onnx, tflite
 from lvexport.converters.contract import Converter
 
 CONVERTERS: dict[str, Converter] = {
     converter.name: converter
-    for converter in (coreml.CONVERTER, tflite.CONVERTER, executorch.CONVERTER, onnx.CONVERTER)
+    for converter in (
+        coreml.CONVERTER,
+        tflite.CONVERTER,
+        executorch.CONVERTER,
+        onnx.CONVERTER,
+        coreai.CONVERTER,
+        executorch_coreml.CONVERTER,
+    )
 }
 ALIASES = {"litert": "tflite"}

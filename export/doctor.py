@@ -10,7 +10,7 @@ import psutil
 import lvexport
 from lvexport import machine
 from lvexport.converters.registry import CONVERTERS
-from lvexport.plan import installed
+from lvexport.plan import extras, installed
 from lvexport.validation.runtimes.registry import RUNTIMES
 
 
@@ -52,5 +52,5 @@ def examine() -> Health:
 def target_health(target: str) -> TargetHealth:
     libraries = {name: installed(name) for name in CONVERTERS[target].distributions}
     builds, available = all(libraries.values()), RUNTIMES[target].available()
-    remedy = "" if builds and available.here else f"pip install 'lvexport[{target}]'"
+    remedy = "" if builds and available.here else f"pip install 'lvexport[{extras(target)}]'"
     return TargetHealth(target, builds, libraries, available.here, available.name, available.reason, remedy)

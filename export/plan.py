@@ -40,7 +40,17 @@ class Cell:
         return f"{self.target} {self.recipe}"
 
     def file_name(self, bundle: str) -> str:
-        return f"{bundle}-{self.recipe}.{self.target}{self.converter.suffix}"
+        return f"{bundle}-{self.recipe}{ending(self.converter)}"
+
+
+def ending(converter: Converter) -> str:
+    """How the names of a target's artifacts end. A colon cannot stand in a file name everywhere."""
+    return f".{converter.name.replace(':', '-')}{converter.suffix}"
+
+
+def extras(target: str) -> str:
+    """The extras that bring what a target needs: of ``executorch:coreml`` those of both."""
+    return target.replace(":", ",")
 
 
 @dataclass(frozen=True)
@@ -125,7 +135,7 @@ def check_installed(converter: Converter) -> None:
     if missing:
         raise UsageError(
             f"The {converter.name} converter needs {', '.join(missing)}, which is not installed. Type: "
-            f"pip install 'lvexport[{converter.name}]'"
+            f"pip install 'lvexport[{extras(converter.name)}]'"
         )
 
 

@@ -31,7 +31,7 @@ from lvexport.jobs import (
 from lvexport.manifest import ArtifactInfo, Manifest
 from lvexport.overrides import NOTHING_SAID, Overrides
 from lvexport.pipeline import Report, judge_run, judgement, silent
-from lvexport.plan import Plan
+from lvexport.plan import Plan, ending
 from lvexport.processes import Workshop, interruptible
 from lvexport.source import resolve
 from lvexport.validation import sample
@@ -130,10 +130,11 @@ def is_artifact(path: Path) -> bool:
 
 def target_of(path: Path) -> str:
     """The target that an artifact's file name tells. Raises UsageError."""
-    for converter in CONVERTERS.values():
-        if path.name.endswith(converter.suffix):
-            return converter.name
-    suffixes = ", ".join(c.suffix for c in CONVERTERS.values())
+    fitting = [c for c in CONVERTERS.values() if path.name.endswith(c.suffix)]
+    named = [c for c in fitting if path.name.endswith(ending(c))]
+    if fitting:
+        return (named or fitting)[0].name
+    suffixes = ", ".join(dict.fromkeys(c.suffix for c in CONVERTERS.values()))
     raise UsageError(f"{path} is neither a bundle nor an artifact. Artifacts end in {suffixes}.")
 
 

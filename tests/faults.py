@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -47,11 +48,19 @@ def scale_coreml(artifact: Path) -> None:
     scale_in_place(artifact / "Data" / "com.apple.CoreML" / "weights" / "weight.bin")
 
 
+def scale_coreai(artifact: Path) -> None:
+    program = artifact / "main.mlirb"
+    scale_in_place(program)
+    (artifact / "main.hash").write_bytes(hashlib.sha256(program.read_bytes()).digest())
+
+
 SCALE: dict[str, Callable[[Path], None]] = {
     "coreml": scale_coreml,
     "tflite": scale_in_place,
     "executorch": scale_in_place,
     "onnx": scale_onnx,
+    "coreai": scale_coreai,
+    "executorch:coreml": scale_in_place,
 }
 
 

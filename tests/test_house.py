@@ -24,6 +24,8 @@ HEAVY = {
     "timm",
     "huggingface_hub",
     "coremltools",
+    "coreai",
+    "coreai_torch",
     "litert_torch",
     "ai_edge_quantizer",
     "executorch",
@@ -55,7 +57,7 @@ def test_rooms_import_what_they_may(room: str) -> None:
 
 
 def test_converters_do_not_know_each_other() -> None:
-    targets = {"coreml", "tflite", "executorch", "onnx"}
+    targets = {"coreml", "tflite", "executorch", "onnx", "coreai", "executorch_coreml"}
     for name in targets:
         for room in ("converters", "validation/runtimes"):
             path = ROOT / room / f"{name}.py"

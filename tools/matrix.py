@@ -59,12 +59,16 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     """Networks down, targets across; each cell the decibels at fp32 and fp16."""
     lines = ["| network | size | MMACs | " + " | ".join(TARGETS) + " |", "|---" * (3 + len(TARGETS)) + "|"]
     for name, found in rows.items():
-        cells = [" / ".join(words(found["cells"][f"{target} {recipe}"]) for recipe in RECIPES) for target in TARGETS]
+        cells = [
+            " / ".join(words(found["cells"].get(f"{target} {recipe}")) for recipe in RECIPES) for target in TARGETS
+        ]
         lines.append(f"| `{name}` | {found['imgsz']} | {found['macs'] / 1e6:,.0f} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def words(found: dict[str, Any]) -> str:
+def words(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "–"
     figure = f"{found['sqnr_db']:.0f}" if "sqnr_db" in found else ""
     return figure if found["status"] == "ok" else f"{figure} {found['status'].upper()}".strip()
 

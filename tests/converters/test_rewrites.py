@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.export import ExportedProgram
 
 from lvexport.converters import derived
 from lvexport.validation.metrics import sqnr_db
+from lvexport.validation.runtimes.registry import RUNTIMES
 
 Rewrite = Callable[[torch.fx.GraphModule], None]
 
@@ -66,6 +68,67 @@ def test_the_rewrite_mends_what_executorch_gets_wrong(
     assert torch.allclose(module(x), network(x), atol=1e-5)
     assert sqnr_db(exact.numpy(), plain.numpy()) < without, "mended upstream? then drop the rewrite"
     assert sqnr_db(exact.numpy(), mended.numpy()) > with_it
+
+
+class UncountedPadding(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(x)
+
+
+def core_ai(program: ExportedProgram, x: Tensor, path: Path) -> Tensor:
+    """What Core AI computes, without any rewrite of ours."""
+    from coreai_torch import TorchConverter, get_decomp_table
+
+    converter = TorchConverter().add_exported_program(
+        program.run_decompositions(get_decomp_table()), input_names=["x"], output_names=["y"]
+    )
+    converter.to_coreai().save_asset(path)
+    return torch.from_numpy(RUNTIMES["coreai"].load(path, 1).run({"x": x.numpy()})["y"])
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "rewrite", "without", "with_it"),
+    [
+        (UncountedPadding, (1, 8, 12, 10), derived.count_padding, 30, 120),
+        (WideGroupNorm, (1, 96, 32, 32), derived.spell_group_norms, 125, 130),
+    ],
+)
+def test_the_rewrite_mends_what_core_ai_gets_wrong(
+    model: type[nn.Module], shape: tuple[int, ...], rewrite: Rewrite, without: float, with_it: float, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    network, x = model().eval().requires_grad_(False), torch.randn(shape)
+    exact = copy.deepcopy(network).double()(x.double()).numpy()
+    program = torch.export.export(network, (x,))
+    module = derived.rewritten(program, rewrite)
+    plain = core_ai(program, x, tmp_path / "plain.aimodel")
+    mended = core_ai(torch.export.export(module, (x,)), x, tmp_path / "mended.aimodel")
+    assert torch.allclose(module(x), network(x), atol=1e-5)
+    assert sqnr_db(exact, plain.numpy()) < without, "mended upstream? then drop the rewrite"
+    assert sqnr_db(exact, mended.numpy()) > with_it
+
+
+POOLS = [
+    (nn.AvgPool2d(3, 1, 1, count_include_pad=False), True),
+    (nn.AvgPool2d((3, 5), (2, 1), (1, 2), count_include_pad=False), True),
+    (nn.AvgPool2d(4, padding=2, count_include_pad=False), True),
+    (nn.AvgPool2d(3, 1, 1), False),
+    (nn.AvgPool2d(2, count_include_pad=False), False),
+    (nn.AvgPool2d(3, 2, 1, count_include_pad=False, divisor_override=5), False),
+]
+
+
+@pytest.mark.parametrize(("pool", "changes"), POOLS)
+def test_pools_that_leave_padding_out_of_their_counts_stay_what_they_were(pool: nn.Module, changes: bool) -> None:
+    x = torch.randn(2, 3, 9, 11)
+    program = torch.export.export(pool, (x,))
+    module = derived.rewritten(program, derived.count_padding)
+    assert bool(module.graph.find_nodes(op="call_function", target=torch.ops.aten.mul.Tensor)) is changes
+    assert torch.allclose(module(x), pool(x), atol=1e-6)
 
 
 FORMS = [(1, True, (2, 6, 5)), (3, False, (1, 6, 4, 4)), (6, True, (2, 6, 3))]

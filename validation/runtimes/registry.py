@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from lvexport.validation.contract import Runtime
-from lvexport.validation.runtimes import coreml, executorch, onnx, tflite
+from lvexport.validation.runtimes import coreai, coreml, executorch, executorch_coreml, onnx, tflite
 
 RUNTIMES: dict[str, Runtime] = {
     "coreml": coreml.RUNTIME,
     "tflite": tflite.RUNTIME,
     "executorch": executorch.RUNTIME,
     "onnx": onnx.RUNTIME,
+    "coreai": coreai.RUNTIME,
+    "executorch:coreml": executorch_coreml.RUNTIME,
 }

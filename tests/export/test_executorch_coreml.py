@@ -1,0 +1,116 @@
+"""The main job for ExecuTorch's Core ML delegate, whose package is taken out of the program and interpreted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lvexport import files
+from lvexport.bundle import read
+from lvexport.converters.contract import Captured, Request, TensorSpec
+from lvexport.converters.recipes import FP16, FP32
+from lvexport.converters.registry import CONVERTERS
+from lvexport.validation.contract import ArtifactError
+from lvexport.validation.runtimes.registry import RUNTIMES
+from tests.conftest import Run
+from tests.faults import SCALE, record_again
+
+TARGET = "executorch:coreml"
+MIN_IOS = {"min_ios": "17"}
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.SiLU(), nn.Flatten(), nn.Linear(392, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+class Mixed(nn.Module):
+    """ExecuTorch's Core ML partitioner leaves the diagonal out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.diagonal(x.exp(), dim1=2, dim2=3).sum(-1).tanh()
+
+
+def converted(model: nn.Module, out: Path, recipe: str = "fp32") -> Path:
+    program, x = out.with_suffix(".pt2"), torch.rand(1, 3, 16, 16)
+    torch.export.save(torch.export.export(model.eval(), (x,)), program)
+    shape = tuple(model(x).shape)
+    captured = Captured(program, (TensorSpec("x", (1, 3, 16, 16), "float32"),), (TensorSpec("y", shape, "float32"),))
+    request = Request({"fp32": FP32, "fp16": FP16}[recipe], MIN_IOS)
+    CONVERTERS[TARGET].convert(captured, request, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    return converted(Small(), tmp_path_factory.mktemp("small") / "small.pte")
+
+
+def test_the_main_job_and_a_scaled_weight(lvexport: Run, tmp_path: Path) -> None:
+    typed = ("mobilevit", "--weights", "demo", "--to", TARGET, "--quantize", "fp32", "--samples", "20")
+    done = lvexport(*typed, "--output", tmp_path)
+    assert done.returncode == 0, done.stderr
+    bundle = tmp_path / "mobilevit_xxs-demo-64"
+    (row,) = read(bundle).results
+    assert (row.target, row.backend, row.path) == (TARGET, "coreml", f"{bundle.name}-fp32.executorch-coreml.pte")
+    assert row.verdict is not None
+    assert row.verdict.runtime.startswith("lvexport MIL reference interpreter")
+    assert row.verdict.sqnr_db >= 90
+    program = bundle / (row.path or "")
+    SCALE[TARGET](program)
+    record_again(bundle, program.name)
+    done = lvexport("verify", program)
+    assert done.returncode == 1, done.stderr
+    assert f"{program.name} does not compute what the original computes" in done.stderr
+
+
+@pytest.mark.parametrize(("recipe", "within"), [("fp32", 1e-6), ("fp16", 5e-3)])
+def test_what_is_in_the_program_computes_what_the_module_computes(recipe: str, within: float, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Small()
+    session = RUNTIMES[TARGET].load(converted(model, tmp_path / "small.pte", recipe), 1)
+    assert [(s.name, s.shape, s.dtype) for s in session.inputs] == [("input_0", (1, 3, 16, 16), "float32")]
+    assert [(s.name, s.shape, s.dtype) for s in session.outputs] == [("output_0", (1, 4), "float32")]
+    x = torch.rand(1, 3, 16, 16)
+    found = torch.from_numpy(session.run({"input_0": x.numpy()})["output_0"])
+    assert torch.allclose(found, model(x), atol=within)
+
+
+def test_bytes_follow_from_the_program(small: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    assert files.digest(converted(Small(), tmp_path / "again.pte")) == files.digest(small)
+
+
+def test_info_reads_the_package_inside(small: Path) -> None:
+    found = RUNTIMES[TARGET].describe(small)
+    assert found.operators["conv"] == 1
+    assert found.operators["linear"] == 1
+
+
+@pytest.mark.parametrize("how", ["cut", "emptied", "zeroed", "flipped"])
+def test_damage_is_an_error(how: str, small: Path, tmp_path: Path) -> None:
+    content, half = small.read_bytes(), small.stat().st_size // 2
+    changed = {
+        "cut": content[:half],
+        "emptied": b"",
+        "zeroed": content[:half] + bytes(len(content) - half),
+        "flipped": content[:half] + bytes(b ^ 0xFF for b in content[half:]),
+    }
+    victim = tmp_path / "victim.pte"
+    victim.write_bytes(changed[how])
+    with pytest.raises(ArtifactError):
+        RUNTIMES[TARGET].load(victim, 1)
+
+
+def test_a_program_that_is_more_than_the_delegate_is_not_run(tmp_path: Path) -> None:
+    mixed = converted(Mixed(), tmp_path / "mixed.pte")
+    with pytest.raises(ArtifactError, match="is not one call of CoreMLBackend"):
+        RUNTIMES[TARGET].load(mixed, 1)
