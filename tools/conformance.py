@@ -36,6 +36,13 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def scope(options: argparse.Namespace) -> str:
+    """Which cases the options ask for, in words."""
+    if options.each:
+        return f"at most {options.each} cases of every test function, drawn with seed {options.seed}"
+    return f"{options.sample} cases drawn with seed {options.seed}" if options.sample else "every case"
+
+
 def main() -> int:
     options = parsed(sys.argv[1:])
     records = ROOT / "runs" / "conformance" / options.path.strip("/").replace("/", "-")
@@ -48,7 +55,7 @@ def main() -> int:
     report.show(results)
     page = options.write or (PAGE if options.path == OPERATIONS and not (options.sample or options.each) else None)
     if page:
-        page.write_text(report.page(options.path, results))
+        page.write_text(report.page(options.path, results, scope(options)))
     return 1 if any(record.failed for record in results) else 0
 
 

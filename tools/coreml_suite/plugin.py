@@ -5,6 +5,7 @@ Loaded with ``-p coreml_suite.plugin`` before any test is imported.
 
 from __future__ import annotations
 
+import gc
 import random
 import re
 import signal
@@ -23,6 +24,7 @@ from coreml_suite import binding, exclusions, mac, outcomes
 from coreml_suite.outcomes import Excluded, Outcome, Record
 
 ADDRESS = re.compile(r"0x[0-9a-f]{6,}")  # of an object in a case's name, which differs from run to run
+MISSING = re.compile(r"(?:ModuleNotFound|Import)Error: (.*?)(?: \(/|$)", re.MULTILINE)
 LONGEST_REASON = 600  # characters
 LONGEST_NAME = 400
 
@@ -92,9 +94,17 @@ class Recorder:
             ]
         return [items[place] for place in sorted(places[: self.sample or len(places)])]
 
+    def pytest_collection_finish(self) -> None:
+        """The cases stay to the end, so that the garbage collector need not look at their many objects again."""
+        gc.freeze()
+
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """A test file that cannot be imported is one record: excluded if it needs a library that is not here."""
         if report.failed and self.share == 0:
-            outcomes.append(self.path, Record(report.nodeid, "failed", f"not collected: {_last_line(report)}"))
+            missing = MISSING.search(str(report.longrepr))
+            outcome: Outcome = "excluded" if missing else "failed"
+            why = f"the test file needs what is not installed here: {missing[1]}" if missing else _last_line(report)
+            outcomes.append(self.path, Record(report.nodeid, outcome, why))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:

@@ -71,6 +71,7 @@ def run(suite: Suite, progress: Callable[[], None] = lambda: None) -> None:
 def _start(suite: Suite, share: int) -> subprocess.Popen[bytes]:
     options = [
         *("-p", "no:cacheprovider", "-q", "--no-header", "--tb=short", "--import-mode=importlib"),
+        "--continue-on-collection-errors",
         *(option for plugin in suite.plugins for option in ("-p", plugin)),
         *("-p", "coreml_suite.plugin", f"--rootdir={site_packages()}", "-c", os.devnull),
         *(f"--records={suite.records.resolve()}", f"--share={share}/{suite.processes}"),

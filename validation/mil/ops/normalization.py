@@ -58,10 +58,15 @@ def layer_norm(
 def local_response_norm(
     x: Tensor, size: int, call: Call, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
 ) -> Tensor:
-    """x [n, C, *D] by the mean square of ``size`` neighbouring channels."""
-    spatial = [0] * 2 * (x.ndim - 2)
-    squares = F.pad(x.square(), [*spatial, size // 2, (size - 1) // 2]).unfold(1, size, 1)
-    return x / (k + alpha * call.sums.mean(squares, [x.ndim]).squeeze(-1)) ** beta
+    """x [n, C, *D] by the mean square of ``size`` neighbouring channels.
+
+    In x of rank 3 the channels are taken to be the first axis, contrary to the docstring: the values in
+    ``tests/iOS14/test_normalization.py`` (TestNormalizationLocalResponseNorm, smoke) are of the third from the end.
+    """
+    channels = 0 if x.ndim == 3 else 1
+    squares = F.pad(x.square().movedim(channels, -1), [size // 2, (size - 1) // 2]).unfold(-1, size, 1)
+    means = call.sums.mean(squares, [x.ndim]).squeeze(-1).movedim(-1, channels)
+    return x / (k + alpha * means) ** beta
 
 
 def _scaled(x: Tensor, gamma: Tensor | None, beta: Tensor | None, shape: list[int]) -> Tensor:

@@ -135,3 +135,11 @@ def test_scaled_dot_product_attention(run, mask):
     expected = weights / weights.sum(-1, keepdims=True) @ key
     out = run(build, {"query": query, "key": key}, target="iOS18")["out"]
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_local_response_norm_of_rank_3_takes_the_first_axis_for_the_channels(run):
+    """The values that coremltools' own smoke test expects, in a precision that tells them from the second axis's."""
+    x = np.array([[[1, -7], [5, -6], [-3, -5]]], np.float32)
+    found = run(lambda mb, x: {"out": mb.local_response_norm(x=x, size=2)}, {"x": x})["out"]
+    expected = [[0.99996257, -6.98716545], [4.99531746, -5.99191284], [-2.99898791, -4.99531746]]
+    np.testing.assert_allclose(found[0], expected, rtol=1e-6)
