@@ -141,7 +141,7 @@ def export(
         A name (lvexport list), a family (its smallest member), hf:ID or timm:NAME (other people's), module:factory,
         script.py:factory, or a .pt2 file.
     to
-        Targets, with commas: coreml, tflite, executorch, onnx, coreai.
+        Targets, with commas: coreml, tflite, executorch, onnx, coreai, executorch:coreml.
     quantize
         Recipes, with commas: fp32, fp16.
     min_ios
