@@ -47,10 +47,12 @@ class Proxy:
     """One loaded model: ``_MLModelProxy``.
 
     Attributes:
-        predictions: how many were made since the count was last set to 0, over all models.
+        predictions: how many were asked for since the count was last set to 0, over all models.
+        refused: how many models or predictions the interpreter answered with an error since then.
     """
 
     predictions = 0
+    refused = 0
 
     def __init__(
         self, path: str, compute_units: str = "", function: str = "", hints: object = None, asset: object = None
@@ -162,4 +164,5 @@ def _at_boundary(act: Callable[[], Any], failed: str = "") -> Any:
     try:
         return act()
     except mil.MilError as error:
+        Proxy.refused += 1
         raise RuntimeError(f"{failed}{type(error).__name__}: {error}") from error

@@ -30,7 +30,8 @@ class Record:
         outcome: ``skipped`` by a condition in coremltools' test, ``excluded`` by us; ``begun`` is written before a
             case and stands alone where it took the process down.
         reason: why it failed, was skipped or excluded.
-        predictions: how many were made; 0 where the test only looks at the converted program.
+        predictions: how many were asked for; 0 where the test only looks at the converted program.
+        refused: how many times the interpreter refused a model or could not compute it.
         seconds: wall-clock time.
     """
 
@@ -38,11 +39,17 @@ class Record:
     outcome: Outcome
     reason: str = ""
     predictions: int = 0
+    refused: int = 0
     seconds: float = 0.0
 
     @property
     def failed(self) -> bool:
         return self.outcome in ("failed", BEGUN)
+
+    @property
+    def unasked(self) -> bool:
+        """Whether it failed before the interpreter was asked for anything, by coremltools' own doing."""
+        return self.outcome == "failed" and not self.predictions and not self.refused
 
     @property
     def file(self) -> str:

@@ -112,7 +112,7 @@ class Recorder:
         seed = zlib.crc32(name.encode())  # so that a case computes the same alone as among others
         np.random.seed(seed)
         random.seed(seed)
-        binding.Proxy.predictions = 0
+        binding.Proxy.predictions = binding.Proxy.refused = 0
         self.outcome = ("passed", "")
         outcomes.append(self.path, Record(name, outcomes.BEGUN, "the process ended while it ran"))
         start = time.monotonic()
@@ -124,7 +124,8 @@ class Recorder:
             signal.alarm(0)
             signal.signal(signal.SIGALRM, previous)
             seconds = round(time.monotonic() - start, 3)
-            outcomes.append(self.path, Record(name, *self.outcome, binding.Proxy.predictions, seconds))
+            counts = (binding.Proxy.predictions, binding.Proxy.refused)
+            outcomes.append(self.path, Record(name, *self.outcome, *counts, seconds))
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         reason = exclusions.reason(self.names[item.nodeid])

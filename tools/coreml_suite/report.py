@@ -16,7 +16,8 @@ from coreml_suite import outcomes
 from coreml_suite.mac import MACHINE, MACOS
 from coreml_suite.outcomes import Record
 
-COLUMNS = ("cases", "passed", "failed", "no prediction", "skipped", "excluded")
+COLUMNS = ("cases", "passed", "failed", "failed before", "no prediction", "skipped", "excluded")
+KINDS = ("passed", "failed", "unasked", "unpredicted", "skipped", "excluded")
 LONGEST = 420  # characters of a reason on the page
 
 
@@ -26,7 +27,8 @@ class Counts:
 
     Attributes:
         passed: with a prediction by the interpreter, and the comparison that the test makes of it.
-        failed: with or without one.
+        failed: the interpreter refused the model, or its result is wrong.
+        unasked: failed before the interpreter was asked for anything.
         unpredicted: passed, but the test only looks at the converted program.
         skipped: by a condition in coremltools' test.
         excluded: by us.
@@ -34,6 +36,7 @@ class Counts:
 
     passed: int
     failed: int
+    unasked: int
     unpredicted: int
     skipped: int
     excluded: int
@@ -41,13 +44,13 @@ class Counts:
     @classmethod
     def of(cls, records: Iterable[Record]) -> Counts:
         kinds = Counter(_kind(record) for record in records)
-        return cls(*(kinds[kind] for kind in ("passed", "failed", "unpredicted", "skipped", "excluded")))
+        return cls(*(kinds[kind] for kind in KINDS))
 
     @property
     def row(self) -> tuple[int, ...]:
         """In the order of ``COLUMNS``."""
-        cases = self.passed + self.failed + self.unpredicted + self.skipped + self.excluded
-        return (cases, self.passed, self.failed, self.unpredicted, self.skipped, self.excluded)
+        kinds = (self.passed, self.failed, self.unasked, self.unpredicted, self.skipped, self.excluded)
+        return (sum(kinds), *kinds)
 
     @property
     def share(self) -> float:
@@ -108,6 +111,8 @@ def page(path: str, records: Sequence[Record], scope: str = "every case") -> str
             "",
             *_markdown(("test file", *COLUMNS), _file_rows(records, total)),
             "",
+            "*failed before*: by an error of coremltools itself, such as of a converter that does not know the",
+            "installed torch or NumPy, before the interpreter was asked for anything.",
             "*no prediction*: passed, but the test looks only at the converted program or expects an error.",
             "*skipped*: by a condition or an expected failure in coremltools' test. *excluded*: by us.",
             *_reasons("Excluded by us", records, "excluded"),
@@ -151,7 +156,7 @@ def _cell(text: str) -> str:
 
 def _kind(record: Record) -> str:
     if record.failed:
-        return "failed"
+        return "unasked" if record.unasked else "failed"
     if record.outcome == "passed" and not record.predictions:
         return "unpredicted"
     return record.outcome

@@ -68,3 +68,21 @@ def test_a_wrong_operation_is_noticed_and_a_retry_runs_only_what_failed(suite, t
     second = max(records.glob("*.jsonl")).read_text()
     assert "TestReLU" in second
     assert "TestSigmoid" not in second
+
+
+def test_what_fails_before_the_interpreter_is_asked_is_counted_apart(suite):
+    from coreml_suite.outcomes import Record
+    from coreml_suite.report import Counts, page
+
+    records = [
+        Record("a.py::wrong", "failed", "Not equal", predictions=1),
+        Record("a.py::refused", "failed", "UnsupportedOp", refused=1),
+        Record("a.py::killed", "begun", "the process ended"),
+        Record("a.py::converter", "failed", "TypeError"),
+        Record("a.py::right", "passed", predictions=2),
+        Record("a.py::program", "passed"),
+        Record("a.py::older", "excluded", "neuralNetwork"),
+    ]
+    assert Counts.of(records) == Counts(passed=1, failed=3, unasked=1, unpredicted=1, skipped=0, excluded=1)
+    assert Counts.of(records).share == 0.25
+    assert "| `a.py` | 7 | 1 | 3 | 1 | 1 | 0 | 1 |" in page("a.py", records)
