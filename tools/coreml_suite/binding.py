@@ -26,6 +26,7 @@ NAME = "coremltools.libcoremlpython"
 SPECIFICATION_VERSION = 10  # of iOS 26 and macOS 26 (``_SPECIFICATION_VERSION_IOS_26`` in coremltools)
 OTHER_KIND = "a model of kind {}: the interpreter runs ML programs and refuses the older kinds by name"
 FAILED = "Unable to compute the prediction using ML Program. "  # Core ML's words, which some tests look for
+NO_PLANS = "Core ML's devices, and how it would divide a model among them (MLComputePlan)"
 NO_ASSETS = "models compiled in memory (MLModelAsset), which Core ML alone reads"
 COMPILED = "package.mlpackage"  # what a "compiled" folder of ours holds
 
@@ -118,6 +119,22 @@ class Proxy:
     @staticmethod
     def create_model_asset_from_memory(specification: bytes, blobs: Mapping[str, bytes]) -> None:
         raise Excluded(NO_ASSETS)
+
+    @staticmethod
+    def get_model_structure(path: str) -> None:
+        raise Excluded(NO_PLANS)
+
+    @staticmethod
+    def get_compute_plan(path: str, compute_units: str) -> None:
+        raise Excluded(NO_PLANS)
+
+    @staticmethod
+    def get_all_compute_devices() -> None:
+        raise Excluded(NO_PLANS)
+
+    @staticmethod
+    def get_available_compute_devices() -> None:
+        raise Excluded(NO_PLANS)
 
 
 def install(proxy: type[Any] = Proxy) -> None:

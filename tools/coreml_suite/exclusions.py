@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from coreml_suite.outcomes import Excluded
+
 OPERATIONS = "coremltools/converters/mil/mil/ops/tests"
-BACKEND = "coremltools/converters/mil/backend/mil/test_load.py"
 COMPILED_TEXT = "reads the text (model.mil) that Core ML's compiler writes"
 
 # Regular expression of the case's name → reason
@@ -19,11 +20,18 @@ EXCLUSIONS: Mapping[str, str] = {
         "coordinates are from 0 to 1), and the expected values are those of the whole image, which no documented "
         "sampling of that box gives"
     ),
-    rf"{BACKEND}::TestWeightFileSerialization::test_weight_serialization": COMPILED_TEXT,
-    rf"{BACKEND}::TestMILProtoExporter::test_const_share_blob_value": COMPILED_TEXT,
 }
 
 
 def reason(case: str) -> str | None:
     """Why the case is not run; None if it is."""
     return next((text for pattern, text in EXCLUSIONS.items() if re.match(pattern, case)), None)
+
+
+def reason_afterwards(error: BaseException) -> str | None:
+    """Why the case that ended so is excluded; None if it is not."""
+    if isinstance(error, Excluded):
+        return str(error.msg)
+    if isinstance(error, FileNotFoundError) and str(error.filename).endswith(".mlmodelc/model.mil"):
+        return COMPILED_TEXT
+    return None
