@@ -104,8 +104,11 @@ def _looked_up_shape(shape: tuple[int, ...], lut: Tensor, vector_axis: int | Non
 
 def _looked_up(indices: Tensor, lut: Tensor, vector_axis: int | None) -> Tensor:
     *blocks, palettes, vector = lut.shape
-    which = _block_numbers(tuple(indices.shape), tuple(blocks))
-    values = lut.reshape(-1, palettes, vector)[which, indices.long()]  # [*I, vector]
+    if indices.numel() and int(indices.max()) >= palettes:
+        raise ValueError(f"an index lies outside of a table of {palettes}")
+    # Indices of 32 bits: those of 64 would take twice the memory of the values that they look up.
+    entry = _block_numbers(tuple(indices.shape), tuple(blocks)) * palettes + indices.int()
+    values = lut.reshape(-1, vector)[entry]  # [*I, vector]
     if vector == 1:
         return values.squeeze(-1)
     axis = (vector_axis or 0) % indices.ndim
@@ -120,12 +123,15 @@ def _dense(nonzero_data: Tensor, mask: Tensor) -> Tensor:
 
 
 def _block_numbers(sizes: tuple[int, ...], blocks: tuple[int, ...]) -> Tensor:
-    """Number of the block, in row-major order of ``blocks``, that each element of a tensor of ``sizes`` is in."""
-    numbers = torch.zeros([1] * len(sizes), dtype=torch.int64)
+    """Number of the block, in row-major order of ``blocks``, that each element of a tensor of ``sizes`` is in.
+
+    A dimension that is not divided has a size of 1 in it.
+    """
+    numbers = torch.zeros([1] * len(sizes), dtype=torch.int32)
     for dim, (size, count) in enumerate(zip(sizes, blocks, strict=True)):
         if count == 0 or size % count:
             raise ValueError(f"{size} elements do not divide into {count} blocks")
-        place = torch.arange(size) // (size // count)
+        place = torch.arange(size if count > 1 else 1, dtype=torch.int32) // max(1, size // count)
         numbers = numbers * count + place.reshape([-1 if other == dim else 1 for other in range(len(sizes))])
     return numbers
 
