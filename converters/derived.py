@@ -93,6 +93,13 @@ def attach(module: torch.fx.GraphModule, name: str, value: Tensor) -> str:
     return name
 
 
+def follow(node: torch.fx.Node, target: Callable[..., Any], *more: Any) -> None:
+    """Put ``target(node, *more)`` behind a node, and in its place for all that use it."""
+    with node.graph.inserting_after(node):
+        behind = node.graph.call_function(target, (node, *more))
+    node.replace_all_uses_with(behind, delete_user_cb=lambda user: user is not behind)
+
+
 def widen_norms(module: torch.fx.GraphModule) -> None:
     """Put casts to single precision before every layer or group normalisation, and one to half behind it."""
     aten, graph = torch.ops.aten, module.graph
@@ -105,9 +112,7 @@ def widen_norms(module: torch.fx.GraphModule) -> None:
         with graph.inserting_before(node):
             for given in dict.fromkeys(arg for arg in node.args if isinstance(arg, torch.fx.Node)):
                 node.replace_input_with(given, graph.call_function(aten.to.dtype, (given, torch.float32)))
-        with graph.inserting_after(node):
-            narrowed = graph.call_function(aten.to.dtype, (node, torch.float16))
-        node.replace_all_uses_with(narrowed, delete_user_cb=lambda user, kept=narrowed: user is not kept)
+        follow(node, aten.to.dtype, torch.float16)
 
 
 def spell_group_norms(module: torch.fx.GraphModule) -> None:
@@ -169,9 +174,7 @@ def flatten_softmax(module: torch.fx.GraphModule) -> None:
                 node.args[0], graph.call_function(aten.reshape.default, (node.args[0], [-1, shape[-1]]))
             )
             node.update_arg(1, -1)
-        with graph.inserting_after(node):
-            restored = graph.call_function(aten.reshape.default, (node, list(shape)))
-        node.replace_all_uses_with(restored, delete_user_cb=lambda user, kept=restored: user is not kept)
+        follow(node, aten.reshape.default, list(shape))
 
 
 def count_padding(module: torch.fx.GraphModule) -> None:
@@ -186,12 +189,10 @@ def count_padding(module: torch.fx.GraphModule) -> None:
             continue
         ones = torch.ones(x.meta["val"].shape[-2:], dtype=node.meta["val"].dtype)[None, None]
         factor = torch.nn.functional.avg_pool2d(ones, kernel, stride or None, padding).reciprocal()
-        with module.graph.inserting_after(node):
-            constant_node = module.graph.get_attr(attach(module, f"{node.name}_counts", factor))
+        with module.graph.inserting_before(node):
+            counts_node = module.graph.get_attr(attach(module, f"{node.name}_counts", factor))
         node.args = (x, kernel, stride, padding)
-        with module.graph.inserting_after(constant_node):
-            product = module.graph.call_function(torch.ops.aten.mul.Tensor, (node, constant_node))
-        node.replace_all_uses_with(product, delete_user_cb=lambda user, kept=product: user is not kept)
+        follow(node, torch.ops.aten.mul.Tensor, counts_node)
 
 
 class _PictureClassifier(nn.Module):

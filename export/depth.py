@@ -31,6 +31,7 @@ EXACT = {
 }
 # Folded into the convolution before it by every converter.
 FOLDED = {ATEN.batch_norm}
+UNROUNDED = EXACT | FOLDED
 
 
 def depth(program: ExportedProgram) -> int:
@@ -49,4 +50,4 @@ def rounds(node: Node) -> bool:
         return False
     if not isinstance(node.target, torch._ops.OpOverload):
         return False
-    return not node.target.is_view and node.target.overloadpacket not in EXACT | FOLDED
+    return not node.target.is_view and node.target.overloadpacket not in UNROUNDED
