@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := $(wildcard export/*.py models/*.py training/*.py converters/*.py validation/*.py validation/*/*.py validation/mil/*/*.py)
+SOURCES := $(wildcard export/*.py models/*.py training/*.py converters/*.py converters/*/*.py validation/*.py validation/*/*.py validation/mil/*/*.py)
 
 .PHONY: help install demo test test-slow lint format conformance fuzz bench bench-mil lock schema picture train-demo matrix multi-scale sample docker clean
 

@@ -84,11 +84,25 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Delegation:
+    """What a program hands to a backend: in how many parts, and each operator that stayed outside with the reason."""
+
+    calls: int
+    outside: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Notes:
-    """How it was converted, for the manifest. ``route`` names what the converter was given."""
+    """How it was converted, for the manifest. ``route`` names what the converter was given.
+
+    ``delegation`` is set where the artifact is a program of which parts go to a backend. ``sqnr_db``: what rewriting
+    for inference left of the captured program's outputs; None where nothing was rewritten.
+    """
 
     route: str
     remarks: tuple[str, ...] = ()
+    delegation: Delegation | None = None
+    sqnr_db: float | None = None
 
 
 class Converter(Protocol):

@@ -25,14 +25,17 @@ class ExecuTorch:
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
+        from lvexport.converters.delegation import reasons, report
         from lvexport.converters.derived import for_xnnpack, halve
 
         program = captured.program()
         if request.recipe.name == "fp16":
             program = halve(program)
-        lowered = to_edge_transform_and_lower(for_xnnpack(program), partitioner=[XnnpackPartitioner()]).to_executorch()
-        out.write_bytes(lowered.buffer)
-        return Notes("torch.export")
+        with reasons("executorch.backends.xnnpack.partition") as heard:
+            edge = to_edge_transform_and_lower(for_xnnpack(program), partitioner=[XnnpackPartitioner()])
+        delegation = report(edge, heard)
+        out.write_bytes(edge.to_executorch().buffer)
+        return Notes("torch.export", delegation=delegation)
 
 
 CONVERTER = ExecuTorch()

@@ -14,7 +14,7 @@ from lvexport.models.preprocessing import Preprocessing
 from lvexport.models.provenance import Provenance, Weights
 from lvexport.overrides import NOTHING_SAID, Overrides
 from lvexport.pipeline import Report, silent
-from lvexport.plan import Plan, cells
+from lvexport.plan import DEFAULT_OPTIMIZE, Plan, cells, known_optimize
 from lvexport.source import DEFAULT_IMGSZ, Source, from_provenance, resolve
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def export(
     name: str | None = None,
     samples: int | None = None,
     force: bool = False,
+    optimize: str = DEFAULT_OPTIMIZE,
     timeout: float = Limits.seconds,
     report: Report = silent,
     **options: str,
@@ -48,7 +49,8 @@ def export(
     image. ``to``: targets; ``quantize``: recipes; a string may name several, with commas. ``mean`` and ``std`` (RGB, in
     units of full scale), ``crop_pct``, ``interpolation`` and ``labels`` (the labels, or a file of them) stand in place
     of what is known of the model. ``name``: the bundle's name for a module. ``samples``: how many images the verdict is
-    taken over. ``timeout``: seconds for each conversion or run. ``options``: of the targets, such as ``min_ios="16"``.
+    taken over. ``optimize``: how to rewrite for inference, ``default``, ``tune`` or ``none``. ``timeout``: seconds for
+    each conversion or run. ``options``: of the targets, such as ``min_ios="16"``.
     Relative paths are from the working directory.
 
     A failing target does not raise: see ``status``, ``error`` and ``verdict`` of ``bundle.results``, one an artifact.
@@ -61,7 +63,7 @@ def export(
         source = resolve(model, str(weights), num_classes, imgsz, said)
     else:
         source = in_memory(model, imgsz, name, said)
-    plan = Plan(source, chosen, Path(output), samples, force, limits=Limits(timeout))
+    plan = Plan(source, chosen, Path(output), samples, force, known_optimize(optimize), limits=Limits(timeout))
     return pipeline.export(plan, report, module)
 
 

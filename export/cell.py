@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,13 @@ def run_convert(job: ConvertJob) -> Any:
     from lvexport.converters.registry import CONVERTERS
 
     converter = CONVERTERS[job.target]
-    return converter.convert(job.captured, Request(converter.recipes[job.recipe], job.options), job.out)
+    request = Request(converter.recipes[job.recipe], job.options)
+    if not job.rewrites:
+        return converter.convert(job.captured, request, job.out)
+    from lvexport.converters.rewrites.apply import rewrite
+
+    rewritten = rewrite(job.captured, job.rewrites)
+    return replace(converter.convert(rewritten, request, job.out), sqnr_db=rewritten.sqnr_db)
 
 
 def run_reference(job: ReferenceJob) -> Any:

@@ -121,6 +121,7 @@ def export(
     labelling: Labelling = Labelling(),
     output: Annotated[Path, Parameter(group=_HOW)] = Path("dist"),
     samples: Annotated[int | None, Parameter(group=_HOW)] = None,
+    optimize: Annotated[str, Parameter(group=_WHAT)] = "default",
     force: Annotated[bool, Parameter(group=_HOW, negative=())] = False,
     workers: Annotated[int, Parameter(group=_HOW)] = CORES,
     timeout: Annotated[float, Parameter(group=_HOW)] = 1800.0,
@@ -148,6 +149,9 @@ def export(
         Core ML: oldest iOS that has to load the package, 15 to 18 (17).
     io
         Core ML: tensor, or image for a picture in and a class label out (tensor).
+    optimize
+        Rewrites for inference: default (those that measured fastest for the family), tune (measure here, which takes
+        minutes to hours, and keep the result), or none.
     output
         Folder in which the bundle is made.
     samples
@@ -164,7 +168,7 @@ def export(
     from lvexport import notices, pipeline
     from lvexport.api import split
     from lvexport.jobs import Limits
-    from lvexport.plan import Plan, cells
+    from lvexport.plan import Plan, cells, known_optimize
     from lvexport.render import export_result, progress
     from lvexport.source import resolve
 
@@ -176,7 +180,7 @@ def export(
     hear(printing)
     source = resolve(model, selection.weights, selection.num_classes, selection.imgsz, overrides)
     limits = Limits(timeout, int((memory or 0) * 2**30), max(1, CORES // workers))
-    plan = Plan(source, chosen, output, samples, force, workers, limits)
+    plan = Plan(source, chosen, output, samples, force, known_optimize(optimize), workers, limits)
     tell(notices.of_source(model, source, selection.weights, selection.num_classes), printing)
     with progress(printing.quiet or printing.json) as report:
         made = pipeline.export(plan, report)

@@ -44,6 +44,7 @@ class ConvertJob:
     options: dict[str, str]
     captured: Captured
     out: Path
+    rewrites: tuple[str, ...] = ()
     kind: Literal["convert"] = "convert"
 
 

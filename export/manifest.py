@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-SCHEMA_VERSION = "1.2"
+SCHEMA_VERSION = "1.3"
 
 
 class Part(BaseModel):
@@ -114,9 +114,17 @@ class VerdictInfo(Part):
     machine: str
 
 
+class DelegationInfo(Part):
+    """Of a program that hands parts to a backend: how many, and the operators that stayed outside with the reason."""
+
+    calls: int
+    outside: dict[str, str]
+
+
 class ArtifactInfo(Part):
     """``status``: ``ok`` (verified), ``failed`` (the verdict), ``error`` (no artifact, or it cannot run),
     ``not-run`` (built, but no runtime is here). ``sha256`` of a folder is over its files, as docs/bundle.md says.
+    ``rewrites``: of the program before it was converted, in order; they left ``rewrites_sqnr_db`` of its outputs.
     """
 
     target: str
@@ -132,6 +140,9 @@ class ArtifactInfo(Part):
     error: str | None
     verdict: VerdictInfo | None
     remarks: tuple[str, ...]
+    rewrites: tuple[str, ...] = ()
+    rewrites_sqnr_db: float | None = None
+    delegation: DelegationInfo | None = None
     key: str | None
 
 

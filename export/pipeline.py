@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lvexport import bundle, files, golden, machine
+from lvexport import bundle, files, golden, machine, tuning
 from lvexport.bundle import Bundle
 from lvexport.converters.contract import Captured, Notes, Recipe
 from lvexport.documents import describe_original, same_original
@@ -29,7 +30,7 @@ from lvexport.jobs import (
     RunJob,
     RunResult,
 )
-from lvexport.manifest import ArtifactInfo, GoldenInfo, Manifest, VerdictInfo
+from lvexport.manifest import ArtifactInfo, DelegationInfo, GoldenInfo, Manifest, VerdictInfo
 from lvexport.plan import Cell, Plan, key
 from lvexport.processes import Workshop, interruptible
 from lvexport.source import Source
@@ -65,6 +66,7 @@ class Made:
     seconds: float = 0.0
     artifact: Path | None = None
     notes: Notes | None = None
+    rewrites: tuple[str, ...] = ()
     run: RunResult | None = None
     outputs: list[Array] = field(default_factory=list)
     error: str | None = None
@@ -215,20 +217,23 @@ def make(
     captured = Captured(original.program, capture.inputs, capture.outputs, norm, capture.source.labels)
     start = time.monotonic()
     try:
+        rewrites = plan.rewrites(cell)
+        if plan.optimize == "tune":
+            rewrites = tuning.tune(shop, cell, captured, capture.digest, partial(report, cell.label)).rewrites
         notes = NOTES.validate_python(
-            shop.do(ConvertJob(cell.target, cell.recipe, dict(cell.options), captured, artifact))
+            shop.do(ConvertJob(cell.target, cell.recipe, dict(cell.options), captured, artifact, rewrites))
         )
     except LvexportError as error:
         return failure(cell, "converting", error, time.monotonic() - start)
     seconds = time.monotonic() - start
     available = RUNTIMES[cell.target].available()
     if not available.here:
-        return Made(cell, seconds, artifact, notes, error=available.reason, not_run=True)
+        return Made(cell, seconds, artifact, notes, rewrites, error=available.reason, not_run=True)
     report(cell.label, "running")
     out = shop.folder / f"{artifact.name}.outputs"
     try:
         run = RUN_RESULT.validate_python(shop.do(RunJob(cell.target, artifact, sampled.inputs, out)))
-        return Made(cell, seconds, artifact, notes, run, load_outputs(out))
+        return Made(cell, seconds, artifact, notes, rewrites, run, load_outputs(out))
     except LvexportError as error:
         return failure(cell, "running", error, seconds)
 
@@ -255,6 +260,9 @@ def finish(made: Made, plan: Plan, original: Original, sampled: Sample, referenc
         error=made.error,
         verdict=None,
         remarks=made.notes.remarks if made.notes else (),
+        rewrites=made.rewrites,
+        rewrites_sqnr_db=made.notes.sqnr_db if made.notes else None,
+        delegation=delegation(made.notes),
         key=key(plan, cell, plan.source.digest or original.capture.digest),
     )
     if made.run is None:
@@ -267,6 +275,13 @@ def finish(made: Made, plan: Plan, original: Original, sampled: Sample, referenc
         return info.model_copy(update={"error": str(error)})
     wrong = mislabelled(original.capture.source.labels, made.run.labels)
     return info.model_copy(update=judgement(verdict, wrong, sampled.origin))
+
+
+def delegation(notes: Notes | None) -> DelegationInfo | None:
+    """The converter's report on what a backend took, for the manifest."""
+    if notes is None or notes.delegation is None:
+        return None
+    return DelegationInfo(**asdict(notes.delegation))
 
 
 def judge_run(

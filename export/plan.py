@@ -12,15 +12,20 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import lvexport
+from lvexport import machine
 from lvexport.converters.contract import Converter
 from lvexport.converters.recipes import RECIPES
 from lvexport.converters.registry import ALIASES, CONVERTERS
+from lvexport.converters.rewrites.defaults import default
 from lvexport.errors import UnknownName, UsageError
 from lvexport.jobs import Limits
 from lvexport.source import Source
 from lvexport.validation import sample
+from lvexport.validation.runtimes.registry import RUNTIMES
 
 DEFAULT_RECIPE = "fp32"
+OPTIMIZE = ("default", "tune", "none")  # rewrite as the table says, as is fastest here, or not at all
+DEFAULT_OPTIMIZE = OPTIMIZE[0]
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,13 @@ class Plan:
     output: Path
     samples: int | None = None
     force: bool = False
+    optimize: str = DEFAULT_OPTIMIZE
     workers: int = os.cpu_count() or 1
     limits: Limits = Limits()
+
+    def rewrites(self, cell: Cell) -> tuple[str, ...]:
+        """What the table says for a cell; nothing where no table is asked for."""
+        return default(cell.target, cell.recipe, self.source.family) if self.optimize == "default" else ()
 
     def count(self, imgsz: int) -> int:
         """How many inputs the verdict is taken over."""
@@ -88,6 +98,13 @@ def recipes(names: Iterable[str]) -> list[str]:
         if given not in RECIPES:
             raise UnknownName("recipe", given, RECIPES)
     return found
+
+
+def known_optimize(name: str) -> str:
+    """The name of a way to rewrite. Raises UnknownName."""
+    if name not in OPTIMIZE:
+        raise UnknownName("way to optimize", name, OPTIMIZE)
+    return name
 
 
 def cells(to: Iterable[str], quantize: Iterable[str], options: Mapping[str, str]) -> tuple[Cell, ...]:
@@ -145,8 +162,22 @@ def tools(made: Iterable[Cell]) -> dict[str, str]:
     return {name: installed(name) or "" for name in sorted(names)}
 
 
+def measured_here(cell: Cell) -> list[str]:
+    """What a tuner's choice depends on besides the program: runtime and processor."""
+    return ["tuned", RUNTIMES[cell.target].available().name, machine.processor()]
+
+
 # Those whose code decides what an artifact is and how it is judged.
-ROOMS = ("", "models", "converters", "validation", "validation.runtimes", "validation.mil", "validation.mil.ops")
+ROOMS = (
+    "",
+    "models",
+    "converters",
+    "converters.rewrites",
+    "validation",
+    "validation.runtimes",
+    "validation.mil",
+    "validation.mil.ops",
+)
 
 
 @cache
@@ -171,6 +202,7 @@ def key(plan: Plan, cell: Cell, source_digest: str) -> str:
         "labels": s.labels,
         "preprocessing": asdict(s.preprocessing),
         "cell": [cell.target, cell.recipe, dict(cell.options)],
+        "rewrites": measured_here(cell) if plan.optimize == "tune" else plan.rewrites(cell),
         "tools": tools([cell]),
         "sample": [sample.digest(), plan.samples],
     }

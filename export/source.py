@@ -44,6 +44,12 @@ class Source:
     overrides: Overrides = NOTHING_SAID
 
     @property
+    def family(self) -> str | None:
+        """Of a registry network, also of one in memory; None for all others."""
+        known = self.kind in ("registry", "memory") and self.name in ENTRIES
+        return ENTRIES[self.name].family if known else None
+
+    @property
     def bundle_name(self) -> str:
         demo = "-demo" if self.weights.kind == "demo" else ""
         return f"{self.name}{demo}-{self.imgsz}"

@@ -1,0 +1,53 @@
+"""Activations that were spelled out, as the one operation that they are."""
+
+from __future__ import annotations
+
+from math import isclose, sqrt
+from typing import Any
+
+from torch.fx import GraphModule, Node
+
+from lvexport.converters.rewrites.graph import ATEN, call, calls, is_call, prune, replace, shape
+
+_GATES = {ATEN.sigmoid.default: ATEN.silu.default, ATEN.hardsigmoid.default: ATEN.hardswish.default}
+
+
+def name_activations(module: GraphModule) -> None:
+    """Write x·sigmoid(x) as SiLU, x·hardsigmoid(x) as hard swish, and x/2·(1 + erf(x/√2)) as GELU."""
+    for product in calls(module, ATEN.mul.Tensor):
+        for gate, x in (product.args[:2], product.args[1::-1]):
+            named = _gated(gate, x) or _gelu(product, gate, x)
+            if named is not None:
+                replace(product, call(product, *named))
+                break
+    prune(module)
+
+
+def _gated(gate: Any, x: Any) -> tuple[Any, Node] | None:
+    if is_call(gate, *_GATES) and gate.args[0] is x:
+        return _GATES[gate.target], x
+    return None
+
+
+def _gelu(product: Node, gate: Any, half: Any) -> tuple[Any, Node] | None:
+    """GELU's operation and argument, where ``half`` is x/2 and ``gate`` 1 + erf(x/√2)."""
+    x = _scaled(half, 0.5)
+    if x is None or shape(x) != shape(product) or not is_call(gate, ATEN.add.Tensor, ATEN.add.Scalar):
+        return None
+    erf = next((a for a in gate.args[:2] if is_call(a, ATEN.erf.default)), None)
+    if erf is None or 1 not in [a for a in gate.args[:2] if not isinstance(a, Node)]:
+        return None
+    return (ATEN.gelu.default, x) if _scaled(erf.args[0], 1 / sqrt(2)) is x else None
+
+
+def _scaled(node: Any, factor: float) -> Node | None:
+    """What a node is ``factor`` times of."""
+    if not is_call(node, ATEN.mul.Tensor, ATEN.mul.Scalar, ATEN.div.Tensor, ATEN.div.Scalar):
+        return None
+    a, b = node.args[:2]
+    if node.target in (ATEN.mul.Tensor, ATEN.mul.Scalar):
+        x, by = (a, b) if isinstance(a, Node) else (b, a)
+        by = by if isinstance(by, int | float) else None
+    else:
+        x, by = a, 1 / b if isinstance(b, int | float) and b else None
+    return x if isinstance(x, Node) and by is not None and isclose(by, factor, rel_tol=1e-6) else None

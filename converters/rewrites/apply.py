@@ -1,0 +1,85 @@
+"""A program rewritten, and proved to compute what it did. Importing this loads torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.fx import GraphModule
+from torch.utils._pytree import tree_leaves
+
+from lvexport.converters.contract import Captured, ConversionError
+from lvexport.converters.rewrites.registry import REWRITES
+
+# A rewritten program in single precision differs from the original by rounding alone, which leaves about 128 dB in the
+# registry's networks; a wrong rewrite leaves less than 60.
+THRESHOLD_DB = 110.0
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Rewritten(Captured):
+    """A captured program in another form, which is in memory alone.
+
+    ``sqnr_db``: the original's outputs over their change, on one random input in single precision.
+    """
+
+    form: ExportedProgram | None = None
+    sqnr_db: float = math.inf
+
+    def program(self) -> ExportedProgram:
+        assert self.form is not None
+        return self.form
+
+
+def rewrite(captured: Captured, names: Iterable[str]) -> Rewritten:
+    """The program after the rewrites of these names, each on what the one before left.
+
+    Raises ConversionError where that changed what the program computes.
+    """
+    program, chosen = captured.program(), list(names)
+    module = program.module()
+    assert isinstance(module, GraphModule)
+    inputs = random_inputs(program)
+    with torch.no_grad():
+        before = outputs(module, inputs)
+        for name in chosen:
+            REWRITES[name].apply(module)
+            module.recompile()
+        change = sqnr(before, outputs(module, inputs))
+        if not change >= THRESHOLD_DB:
+            raise ConversionError(
+                f"Rewriting for inference ({', '.join(chosen)}) moved the outputs: {change:.1f} dB are left of the "
+                f"{THRESHOLD_DB:g} that rounding would leave. This is a bug; --optimize none goes without."
+            )
+        args, _ = program.example_inputs or ((), {})
+        form = torch.export.export(module, tuple(args))
+    own = {field.name: getattr(captured, field.name) for field in fields(Captured)}
+    return Rewritten(**own, form=form, sqnr_db=change)
+
+
+def random_inputs(program: ExportedProgram) -> list[Tensor]:
+    """Seeded inputs like those that the program was captured with: normal numbers, and whole numbers as they were."""
+    args, _ = program.example_inputs or ((), {})
+    generator = torch.Generator().manual_seed(SEED)
+    return [torch.randn(a.shape, generator=generator).to(a.dtype) if a.is_floating_point() else a for a in args]
+
+
+def outputs(module: GraphModule, inputs: list[Tensor]) -> list[Tensor]:
+    return [leaf.double() for leaf in tree_leaves(module(*inputs)) if isinstance(leaf, Tensor)]
+
+
+def sqnr(before: list[Tensor], after: list[Tensor]) -> float:
+    """Signal over change in dB, the worst of all outputs."""
+    return min(map(_sqnr, before, after), default=math.inf)
+
+
+def _sqnr(before: Tensor, after: Tensor) -> float:
+    change = (after - before).norm().item()
+    if change == 0:
+        return math.inf
+    return 20 * math.log10(before.norm().item() / change) if math.isfinite(change) else -math.inf

@@ -1,0 +1,162 @@
+"""Attention written out in the operations that runtimes are fast at."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from lvexport.converters.rewrites import axes, layers
+from lvexport.converters.rewrites.axes import View
+from lvexport.converters.rewrites.graph import (
+    ATEN,
+    arguments,
+    call,
+    calls,
+    keep,
+    prune,
+    replace,
+    shape,
+    value,
+)
+
+
+def split_projections(module: GraphModule) -> None:
+    """Make a layer whose output is taken apart, as queries, keys and values are, one layer for each part."""
+    for layer in calls(module, *layers.LAYERS):
+        if not layers.is_layer(module, layer) or layers.group_count(layer) != 1:
+            continue
+        pieces = _pieces(layer, axes.whole(shape(layer)), taken=False)
+        if pieces and all(view is not None for view in pieces.values()):
+            for piece, view in pieces.items():
+                assert view is not None
+                replace_piece(module, layer, piece, view)
+    prune(module)
+
+
+def _pieces(node: Node, view: View | None, taken: bool) -> dict[Node, View | None] | None:
+    """The parts that a node is taken apart into, as they are read. None where it is read as a whole as well."""
+    found: dict[Node, View | None] = {}
+    for user in node.users:
+        if view is None:
+            return None
+        if user.op != "call_function":
+            return None
+        if user.target in axes.VIEWS:
+            inner = _pieces(user, axes.through(user, view), taken)
+            if inner is None and taken:
+                inner = {node: view}
+        else:
+            parts = axes.parts(user, view)
+            inner = {node: view} if parts is None and taken else None
+            if parts is not None:
+                inner = {}
+                for part, its in parts.items():
+                    deeper = _pieces(part, its, taken=True)
+                    inner |= {part: its} if deeper is None else deeper
+        if inner is None:
+            return None
+        found |= inner
+    return found
+
+
+def replace_piece(module: GraphModule, layer: Node, piece: Node, view: View) -> None:
+    """Give the part of a layer's output a layer of its own, with those rows of the weights."""
+    axis = layers.output_axis(layer)
+    inner = prod(shape(layer)[axis + 1 :])
+    outer = inner * shape(layer)[axis]
+    features = sorted((a for a in view.atoms if inner <= a[1] < outer), key=lambda a: -a[1])
+    rows = torch.tensor([view.offset // inner])
+    for size, stride in features:
+        rows = (rows[:, None] + torch.arange(size) * (stride // inner)).reshape(-1)
+    weight, bias = layers.numbers(module, layer)
+    part = call(layer, layer.target, *layer.args)  # type: ignore[arg-type]
+    layers.assign(module, part, weight[rows], bias[rows])
+    part.meta["val"] = (
+        value(layer).narrow(axis, 0, 1).expand(*shape(layer)[:axis], len(rows), *shape(layer)[axis + 1 :]).contiguous()
+    )
+    strides = {atom: inner * prod(size for size, _ in features[i + 1 :]) for i, atom in enumerate(features)}
+
+    def moved(atom: axes.Atom) -> axes.Atom:
+        size, stride = atom
+        if atom in strides:
+            return size, strides[atom]
+        return (size, stride // outer * inner * len(rows)) if stride >= outer else atom
+
+    own = View(tuple(tuple(map(moved, dimension)) for dimension in view.dimensions))
+    piece.replace_all_uses_with(axes.emit(piece, part, own))
+
+
+def spell_attention(module: GraphModule) -> None:
+    """Write torch's attention as two products and a softmax, without a guard for rows in which all is masked.
+
+    Left alone where a mask of truth values could mask a whole row.
+    """
+    for node in calls(module, ATEN.scaled_dot_product_attention.default):
+        given = arguments(node)
+        mask = given["attn_mask"]
+        if given["dropout_p"] or given["enable_gqa"] or (mask is not None and value(mask).dtype is torch.bool):
+            continue
+        replace(node, _spelled(module, node, given))
+    prune(module)
+
+
+def _spelled(module: GraphModule, node: Node, given: dict[str, Any]) -> Node:
+    query, key = given["query"], given["key"]
+    scale = shape(query)[-1] ** -0.5 if given["scale"] is None else given["scale"]
+    scores = call(node, ATEN.matmul.default, query, call(node, ATEN.transpose.int, key, -2, -1))
+    scores = call(node, ATEN.mul.Tensor, scores, scale)
+    if given["is_causal"]:
+        future = torch.full(shape(scores)[-2:], -torch.inf, dtype=value(query).dtype).triu(1)
+        scores = call(node, ATEN.add.Tensor, scores, keep(module, node, "future", future))
+    if given["attn_mask"] is not None:
+        scores = call(node, ATEN.add.Tensor, scores, given["attn_mask"])
+    return call(node, ATEN.matmul.default, call(node, ATEN.softmax.int, scores, -1), given["value"])
+
+
+def batch_products(module: GraphModule) -> None:
+    """Write products of stacks of matrices over one batch dimension, and what stands between two of them as well."""
+    for node in calls(module, ATEN.matmul.default):
+        a, b = node.args
+        assert isinstance(a, Node)
+        assert isinstance(b, Node)
+        if len(shape(a)) == len(shape(b)) and len(shape(a)) > 3 and shape(a)[:-2] == shape(b)[:-2]:
+            flat = [axes.reshape(node, x, (-1, *shape(x)[-2:])) for x in (a, b)]
+            replace(node, axes.reshape(node, call(node, ATEN.bmm.default, *flat), shape(node)))
+    for node in list(module.graph.nodes):
+        _sink(node)
+    from lvexport.converters.rewrites.views import compose_views
+
+    compose_views(module)
+
+
+_ROWWISE = (ATEN.softmax.int, ATEN.relu.default, ATEN.silu.default, ATEN.gelu.default, ATEN.sigmoid.default)
+
+
+def _sink(node: Node) -> None:
+    """Put the operation on rows before the reshape that it stands behind, where that leaves rows as they are."""
+    if node.op != "call_function":
+        return
+    source = node.args[0] if node.args else None
+    if not isinstance(source, Node) or source.target is not ATEN.reshape.default:
+        return
+    before = source.args[0]
+    assert isinstance(before, Node)
+    if len(source.users) > 1 or shape(before)[-1:] != shape(source)[-1:]:
+        return
+    if node.target is ATEN.softmax.int and node.args[1] in (-1, len(shape(node)) - 1):
+        moved = call(node, node.target, before, -1)
+    elif node.target in (ATEN.add.Tensor, ATEN.mul.Tensor) and _fits(node, before):
+        moved = call(node, node.target, before, node.args[1])
+    else:
+        return
+    replace(node, axes.reshape(node, moved, shape(node)))
+
+
+def _fits(node: Node, before: Node) -> bool:
+    other = node.args[1]
+    if not isinstance(other, Node):
+        return True
+    return other.op == "get_attr" and shape(other) == shape(before)

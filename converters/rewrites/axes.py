@@ -1,0 +1,272 @@
+"""Views as an algebra: which number of its source each number of a view is.
+
+Reshapes, permutations and selections move no numbers but say in which order they are read. A view is written as its
+dimensions, each a product of *atoms*, (size, stride) in the source as it lies in memory, row by row: the unfolding of
+MobileViT, for instance, which takes five operations to write, is one order of five atoms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+from torch.fx import Node
+
+from lvexport.converters.rewrites.graph import ATEN, arguments, call, is_tensor, shape
+
+Atom = tuple[int, int]  # size, stride in the source
+Dimension = tuple[Atom, ...]
+
+
+@dataclass(frozen=True)
+class View:
+    """What is read of a source: ``offset`` and, dimension by dimension, atoms."""
+
+    dimensions: tuple[Dimension, ...]
+    offset: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(prod(size for size, _ in dimension) for dimension in self.dimensions)
+
+    @property
+    def atoms(self) -> Dimension:
+        return tuple(atom for dimension in self.dimensions for atom in dimension)
+
+
+def whole(source: tuple[int, ...]) -> View:
+    """The view that is the source itself."""
+    strides = [prod(source[i + 1 :]) for i in range(len(source))]
+    return View(tuple(((size, stride),) if size != 1 else () for size, stride in zip(source, strides, strict=True)))
+
+
+def reshaped(view: View, new: tuple[int, ...]) -> View | None:
+    """Read row by row and cut into another shape. None where atoms would have to be cut unevenly."""
+    rest = list(reversed(view.atoms))
+    dimensions = []
+    for size in new:
+        taken = _take(rest, size)
+        if taken is None:
+            return None
+        dimensions.append(taken)
+    return replace(view, dimensions=tuple(dimensions))
+
+
+def _take(rest: list[Atom], size: int) -> Dimension | None:
+    """Take atoms that make up ``size`` from the end of a list, cutting the last one where it is too large."""
+    taken: list[Atom] = []
+    while size != 1:
+        if not rest:
+            return None
+        length, stride = rest.pop()
+        if size % length == 0:
+            taken.append((length, stride))
+            size //= length
+        elif length % size == 0:
+            taken.append((size, stride * (length // size)))
+            rest.append((length // size, stride))
+            size = 1
+        else:
+            return None
+    return tuple(taken)
+
+
+def permuted(view: View, order: list[int]) -> View:
+    return replace(view, dimensions=tuple(view.dimensions[i] for i in order))
+
+
+def selected(view: View, axis: int, index: int) -> View:
+    """One position along an axis, which is gone then."""
+    offset = view.offset
+    for size, stride in reversed(view.dimensions[axis]):
+        offset += index % size * stride
+        index //= size
+    kept = tuple(d for i, d in enumerate(view.dimensions) if i != axis)
+    return View(kept, offset)
+
+
+def narrowed(view: View, axis: int, start: int, length: int) -> View | None:
+    """Some positions in a row. None where the axis is more than one atom, of which a range is no product."""
+    if len(view.dimensions[axis]) != 1:
+        return None
+    ((_, stride),) = view.dimensions[axis]
+    dimensions = list(view.dimensions)
+    dimensions[axis] = ((length, stride),) if length != 1 else ()
+    return View(tuple(dimensions), view.offset + start * stride)
+
+
+_SHAPING = (
+    ATEN.reshape.default,
+    ATEN.view.default,
+    ATEN.flatten.using_ints,
+    ATEN.unflatten.int,
+    ATEN.squeeze.dim,
+    ATEN.squeeze.dims,
+    ATEN.squeeze.default,
+    ATEN.unsqueeze.default,
+    ATEN._unsafe_view.default,
+)
+_SAME = (ATEN.contiguous.default, ATEN.clone.default, ATEN.alias.default, ATEN.detach.default, ATEN.dropout.default)
+_ORDERING = (ATEN.permute.default, ATEN.transpose.int, ATEN.t.default)
+VIEWS = (*_SHAPING, *_SAME, *_ORDERING)
+
+
+def order_of(node: Node) -> list[int]:
+    """The permutation that a node stands for."""
+    given = arguments(node)
+    rank = len(shape(node))
+    if "dims" in given:
+        return [i % rank for i in given["dims"]]
+    order = list(range(rank))
+    a, b = (given["dim0"] % rank, given["dim1"] % rank) if "dim0" in given else (0, rank - 1)
+    order[a], order[b] = order[b], order[a]
+    return order
+
+
+def through(node: Node, view: View) -> View | None:
+    """The view of the source that a node gives, from the one that it is given."""
+    if node.target in _SAME:
+        return view
+    if node.target in _ORDERING:
+        return permuted(view, order_of(node))
+    return reshaped(view, shape(node))
+
+
+def parts(node: Node, view: View) -> dict[Node, View | None] | None:
+    """What is taken from a view by a node, as the nodes that give it. None where the node takes nothing apart."""
+    taker = _TAKERS.get(node.target)
+    return taker(node, view) if taker is not None else None
+
+
+def _unbound(node: Node, view: View) -> dict[Node, View | None]:
+    axis = arguments(node)["dim"] % len(view.dimensions)
+    return {user: selected(view, axis, int(user.args[1])) for user in node.users}  # type: ignore[arg-type]
+
+
+def _split(node: Node, view: View) -> dict[Node, View | None]:
+    axis = arguments(node)["dim"] % len(view.dimensions)
+    lengths = [piece.shape[axis] for piece in node.meta["val"]]
+    starts = [sum(lengths[:i]) for i in range(len(lengths))]
+    return {u: narrowed(view, axis, starts[u.args[1]], lengths[u.args[1]]) for u in node.users}  # type: ignore[index]
+
+
+def _select(node: Node, view: View) -> dict[Node, View | None]:
+    given = arguments(node)
+    axis = given["dim"] % len(view.dimensions)
+    return {node: selected(view, axis, given["index"] % view.shape[axis])}
+
+
+def _slice(node: Node, view: View) -> dict[Node, View | None]:
+    given = arguments(node)
+    axis = given["dim"] % len(view.dimensions)
+    length = view.shape[axis]
+    start = given["start"] or 0
+    if given["step"] not in (None, 1):
+        return {node: None}
+    return {node: narrowed(view, axis, start % length if start < 0 else start, shape(node)[axis])}
+
+
+_TAKERS: dict[Any, Any] = {
+    ATEN.unbind.int: _unbound,
+    ATEN.split.Tensor: _split,
+    ATEN.split_with_sizes.default: _split,
+    ATEN.split.sizes: _split,
+    ATEN.chunk.default: _split,
+    ATEN.select.int: _select,
+    ATEN.slice.Tensor: _slice,
+}
+
+
+def chain(node: Node) -> tuple[Node, View, int]:
+    """Where a view comes from: the source, what of it is read, and how many permutations that took."""
+    behind: list[Node] = []
+    source = node
+    while source.op == "call_function" and source.target in VIEWS and is_tensor(source.args[0]):
+        behind.append(source)
+        source = source.args[0]  # type: ignore[assignment]
+    view, permutations = whole(shape(source)), 0
+    for step in reversed(behind):
+        following = through(step, view)
+        if following is None:  # begin anew from here
+            source, view, permutations = step, whole(shape(step)), 0
+        else:
+            view, permutations = following, permutations + (step.target in _ORDERING)
+    return source, view, permutations
+
+
+def merged(atoms: Dimension) -> Dimension:
+    """The atoms with those made one that lie behind each other in the source as well."""
+    out: list[Atom] = []
+    for size, stride in atoms:
+        if out and out[-1][1] == size * stride:
+            out[-1] = (out[-1][0] * size, stride)
+        else:
+            out.append((size, stride))
+    return tuple(out)
+
+
+def emit(before: Node, source: Node, view: View, rank: int = 6) -> Node:
+    """The nodes that read all of a source in a view's order: a reshape, permutations, a reshape; the last of them.
+
+    No permutation has more than ``rank`` dimensions, at least 4: one that would is made of several, each of which
+    lets two neighbouring blocks change places.
+    """
+    wanted = merged(view.atoms)
+    atoms = tuple(sorted(wanted, key=lambda atom: -atom[1]))
+    node = source
+    while atoms != wanted:
+        step = wanted if len(wanted) <= rank else _closer(atoms, wanted)
+        order = [atoms.index(atom) for atom in step]
+        node = permute(before, node, tuple(size for size, _ in atoms), order)
+        atoms = step
+    return reshape(before, node, view.shape)
+
+
+def _closer(atoms: Dimension, wanted: Dimension) -> Dimension:
+    """One change of places of two neighbouring blocks towards the wanted order."""
+    done = next(i for i, (a, b) in enumerate(zip(atoms, wanted, strict=True)) if a != b)
+    at = atoms.index(wanted[done])
+    length = 1
+    while at + length < len(atoms) and atoms[at + length] == wanted[done + length]:
+        length += 1
+    return (*atoms[:done], *atoms[at : at + length], *atoms[done:at], *atoms[at + length :])
+
+
+def permute(before: Node, node: Node, factors: tuple[int, ...], order: list[int]) -> Node:
+    """Cut into factors and put in another order, with neighbours that stay neighbours as one dimension."""
+    groups: list[list[int]] = []
+    for i in order:
+        if groups and groups[-1][-1] + 1 == i:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    ordered = sorted(groups)
+    sizes = tuple(prod(factors[i] for i in group) for group in ordered)
+    return call(before, ATEN.permute.default, reshape(before, node, sizes), [ordered.index(group) for group in groups])
+
+
+def reshape(before: Node, node: Node, new: tuple[int, ...]) -> Node:
+    return node if shape(node) == new else call(before, ATEN.reshape.default, node, list(new))
+
+
+def follow(user: Node, axis: int) -> int | None:
+    """Where a view puts an axis of what it is given. None where the axis is cut up or joined with others."""
+    source = user.args[0]
+    assert isinstance(source, Node)
+    before = whole(shape(source))
+    after = through(user, before)
+    if after is None or not before.dimensions[axis]:
+        return None
+    return next((i for i, d in enumerate(after.dimensions) if d == before.dimensions[axis]), None)
+
+
+def origin(node: Node, axis: int) -> int | None:
+    """Which axis of what a view is given becomes this one. None where it is made of several or of part of one."""
+    source = node.args[0]
+    assert isinstance(source, Node)
+    before = whole(shape(source))
+    after = through(node, before)
+    if after is None or not after.dimensions[axis]:
+        return None
+    return next((i for i, d in enumerate(before.dimensions) if d == after.dimensions[axis]), None)

@@ -1,0 +1,24 @@
+"""Which rewrites each target gets where nobody asked for others: a table that the tuner learned."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+TABLE = Path(__file__).parent / "defaults.json"
+OTHERS = "others"  # the row of networks that are of none of the families
+
+
+@cache
+def table() -> dict[str, Any]:
+    """Target → recipe → family → names of rewrites, in order, and how that was measured."""
+    found: dict[str, Any] = json.loads(TABLE.read_text())
+    return found
+
+
+def default(target: str, recipe: str, family: str | None) -> tuple[str, ...]:
+    """The rewrites for a network of a family, or of none."""
+    rows = table()["rewrites"].get(target, {}).get(recipe, {})
+    return tuple(rows.get(family, rows.get(OTHERS, ())))

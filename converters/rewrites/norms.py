@@ -1,0 +1,224 @@
+"""Normalisation folded into weights, or written as operations that delegates take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from lvexport.converters.rewrites import axes, layers
+from lvexport.converters.rewrites.graph import (
+    ATEN,
+    arguments,
+    call,
+    calls,
+    constant,
+    is_call,
+    prune,
+    replace,
+    shape,
+    value,
+    wide,
+)
+
+
+def fold_batch_norms(module: GraphModule) -> None:
+    """Give layers the weights that make the batch normalisation behind or before them superfluous."""
+    for norm in calls(module, ATEN.batch_norm.default):
+        factors = _batch_norm(module, norm)
+        if factors is not None and (_fold_backwards(module, norm, *factors) or _fold_forwards(module, norm, *factors)):
+            replace(norm, norm.args[0])  # type: ignore[arg-type]
+    prune(module)
+
+
+def _batch_norm(module: GraphModule, norm: Node) -> tuple[Tensor, Tensor] | None:
+    """Factor and addend for every channel; None where they depend on the batch."""
+    given = arguments(norm)
+    mean, variance = constant(module, given["running_mean"]), constant(module, given["running_var"])
+    if given["training"] or mean is None or variance is None:
+        return None
+    gamma, beta = constant(module, given["weight"]), constant(module, given["bias"])
+    scale = (wide(variance) + given["eps"]).rsqrt()
+    if gamma is not None:
+        scale = scale * wide(gamma)
+    shift = -wide(mean) * scale
+    return scale, shift if beta is None else shift + wide(beta)
+
+
+def _fold_backwards(module: GraphModule, norm: Node, scale: Tensor, shift: Tensor) -> bool:
+    producer = norm.args[0]
+    if not layers.is_layer(module, producer) or len(producer.users) > 1 or layers.output_axis(producer) != 1:  # type: ignore[union-attr,arg-type]
+        return False
+    layers.transform_outputs(module, producer, scale, shift)  # type: ignore[arg-type]
+    return True
+
+
+def _fold_forwards(module: GraphModule, norm: Node, scale: Tensor, shift: Tensor) -> bool:
+    takers = layers.takers(module, norm, 1)
+    if not takers or not all(layers.takes_shift(t, shift) for t in takers):
+        return False
+    for taker in takers:
+        layers.transform_inputs(module, taker, scale, shift)
+    return True
+
+
+def fold_norm_affines(module: GraphModule) -> None:
+    """Fold factors and addends of layer and group normalisations into the layers that take what they give."""
+    for norm in calls(module, ATEN.layer_norm.default, ATEN.group_norm.default):
+        given = arguments(norm)
+        gamma, beta = constant(module, given["weight"]), constant(module, given["bias"])
+        if gamma is None or gamma.ndim != 1:
+            continue
+        axis = 1 if norm.target is ATEN.group_norm.default else len(shape(norm)) - 1
+        shift = torch.zeros_like(gamma) if beta is None else beta
+        takers = layers.takers(module, norm, axis)
+        if not takers or not all(layers.takes_shift(t, shift) for t in takers):
+            continue
+        for taker in takers:
+            layers.transform_inputs(module, taker, wide(gamma), wide(shift))
+        norm.args = (given["input"], norm.args[1], None, None, given["eps"])
+        norm.kwargs = {}
+    prune(module)
+
+
+def spell_layer_norms(module: GraphModule) -> None:
+    """Write layer normalisation as products: x·rsqrt((x²)V + ε), V being the mean over channels.
+
+    The x there is centred: where only normalisations read a sum, its mean is taken out in the weights of the layers
+    that are added up, for nothing sees it; elsewhere by a product of its own, x - xV.
+    """
+    centred = Centred(module)
+    for norm in calls(module, ATEN.layer_norm.default):
+        given = arguments(norm)
+        if len(given["normalized_shape"]) == 1:
+            replace(norm, _spelled(module, norm, given, centred.reach(given["input"])))
+    prune(module)
+
+
+def _spelled(module: GraphModule, norm: Node, given: dict[str, Any], centred: bool) -> Node:
+    x: Node = given["input"]
+    last = len(shape(x)) - 1
+    if not centred:
+        x = call(norm, ATEN.sub.Tensor, x, layers.mean_over(module, norm, x, last))
+    variance = layers.mean_over(module, norm, call(norm, ATEN.mul.Tensor, x, x), last)
+    inverse = call(norm, ATEN.rsqrt.default, call(norm, ATEN.add.Tensor, variance, given["eps"]))
+    y = call(norm, ATEN.mul.Tensor, x, inverse)
+    for operation, operand in ((ATEN.mul.Tensor, given["weight"]), (ATEN.add.Tensor, given["bias"])):
+        if operand is not None:
+            y = call(norm, operation, y, operand)
+    return y
+
+
+class Centred:
+    """The sums from which the mean over channels has been taken at their sources."""
+
+    def __init__(self, module: GraphModule) -> None:
+        self.module = module
+        self.nodes: set[Node] = set()
+
+    def reach(self, node: Node) -> bool:
+        """Centre what a layer normalisation reads, if no more than one of its sources then costs an operation."""
+        inner: list[Node] = []
+        sources: list[tuple[Node, int]] = []
+        self._collect(node, len(shape(node)) - 1, inner, sources)
+        foreign = [s for s in sources if not self._is_free_layer(*s)]
+        if len(foreign) > 1:
+            return False
+        for source, axis in sources:
+            if (source, axis) in foreign:
+                self._centre_behind(source, axis, inner)
+            else:
+                layers.centre_outputs(self.module, source)
+                self.nodes.add(source)
+        self.nodes.update(inner)
+        return True
+
+    def _collect(self, node: Node, axis: int, inner: list[Node], sources: list[tuple[Node, int]]) -> None:
+        """Sort what a node is the sum of into sums on the way there and sources, which are no sums."""
+        if node in self.nodes or node in inner or (node, axis) in sources:
+            return
+        before = _summands(node, axis)
+        if before is None or not _is_free(node, axis):
+            sources.append((node, axis))
+            return
+        inner.append(node)
+        for summand, its_axis in before:
+            self._collect(summand, its_axis, inner, sources)
+
+    def _is_free_layer(self, node: Node, axis: int) -> bool:
+        centrable = layers.centrable(self.module, node) and layers.output_axis(node) == axis
+        return centrable and _is_free(node, axis)
+
+    def _centre_behind(self, source: Node, axis: int, inner: list[Node]) -> None:
+        readers = [u for u in source.users if u in inner or is_layer_norm(u)]
+        first = next(n for n in self.module.graph.nodes if n in readers)
+        centred = call(first, ATEN.sub.Tensor, source, layers.mean_over(self.module, first, source, axis))
+        for reader in readers:
+            reader.replace_input_with(source, centred)
+        self.nodes.add(centred)
+
+
+def is_layer_norm(node: Node) -> bool:
+    return is_call(node, ATEN.layer_norm.default)
+
+
+def is_sum(node: Node) -> bool:
+    """Whether a node adds two tensors of its own shape."""
+    return (
+        is_call(node, ATEN.add.Tensor)
+        and "alpha" not in node.kwargs
+        and all(isinstance(a, Node) and shape(a) == shape(node) for a in node.args[:2])
+    )
+
+
+def _summands(node: Node, axis: int) -> list[tuple[Node, int]] | None:
+    """What a node adds up, with the axis there; None where it adds up nothing."""
+    if is_sum(node):
+        return [(a, axis) for a in node.args[:2] if isinstance(a, Node)]
+    if node.op == "call_function" and node.target in axes.VIEWS:
+        origin = axes.origin(node, axis)
+        return None if origin is None else [(node.args[0], origin)]  # type: ignore[list-item]
+    return None
+
+
+def _is_free(node: Node, axis: int) -> bool:
+    """Whether nothing that reads a node sees its mean over an axis."""
+    return all(_is_blind(user, node, axis) for user in node.users)
+
+
+def _is_blind(user: Node, node: Node, axis: int) -> bool:
+    if is_layer_norm(user):
+        return axis == len(shape(node)) - 1 and len(arguments(user)["normalized_shape"]) == 1
+    if is_sum(user):
+        return _is_free(user, axis)
+    if user.op == "call_function" and user.target in axes.VIEWS:
+        following = axes.follow(user, axis)
+        return following is not None and _is_free(user, following)
+    return False
+
+
+def spell_group_norms(module: GraphModule) -> None:
+    """Write group normalisation over all channels as means over the map and over channels, in two passes."""
+    for norm in calls(module, ATEN.group_norm.default):
+        given = arguments(norm)
+        if given["num_groups"] == 1 and value(norm).ndim == 4:
+            replace(norm, _spelled_group_norm(module, norm, given))
+    prune(module)
+
+
+def _spelled_group_norm(module: GraphModule, norm: Node, given: dict[str, Any]) -> Node:
+    x: Node = given["input"]
+
+    def mean(of: Node) -> Node:
+        return layers.mean_over(module, norm, call(norm, ATEN.mean.dim, of, [2, 3], True), 1)
+
+    centred = call(norm, ATEN.sub.Tensor, x, mean(x))
+    variance = mean(call(norm, ATEN.mul.Tensor, centred, centred))
+    inverse = call(norm, ATEN.rsqrt.default, call(norm, ATEN.add.Tensor, variance, given["eps"]))
+    y = call(norm, ATEN.mul.Tensor, centred, inverse)
+    for operation, operand in ((ATEN.mul.Tensor, given["weight"]), (ATEN.add.Tensor, given["bias"])):
+        if operand is not None:
+            y = call(norm, operation, y, call(norm, ATEN.reshape.default, operand, [1, -1, 1, 1]))
+    return y

@@ -1,0 +1,57 @@
+"""The rewrites, one row each. Plain data, so that naming them does not load torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """One change of a program that leaves what it computes as it is.
+
+    ``function``: ``module.function`` in this package. ``squares``: it writes out squares and their means, which leave
+    the range of half precision where the operation that it replaces does not.
+    """
+
+    name: str
+    summary: str
+    function: str
+    squares: bool = False
+
+    def apply(self, module: GraphModule) -> None:
+        """Change the module in place. Loads torch."""
+        home, _, function = self.function.partition(".")
+        found = getattr(import_module(f"lvexport.converters.rewrites.{home}"), function)
+        cast("Callable[[GraphModule], None]", found)(module)
+
+
+# In the order in which each prepares the next.
+REWRITES = {
+    rewrite.name: rewrite
+    for rewrite in (
+        Rewrite("constants", "compute what depends on no input, such as positional biases", "constants.fold_constants"),
+        Rewrite("activations", "SiLU, GELU and hard swish as one operation each", "activations.name_activations"),
+        Rewrite("attention", "torch's attention as two products and a plain softmax", "attention.spell_attention"),
+        Rewrite("batch-norms", "batch normalisation into the layers around it", "norms.fold_batch_norms"),
+        Rewrite("views", "reshapes and permutations behind each other as one", "views.compose_views"),
+        Rewrite("norm-affines", "factors of layer and group norms into the next layers", "norms.fold_norm_affines"),
+        Rewrite("scales", "layer scales and attention scales into weights", "scales.fold_scales"),
+        Rewrite("projections", "queries, keys and values by a layer of their own each", "attention.split_projections"),
+        Rewrite(
+            "layer-norms",
+            "layer normalisation as products, its centring in the weights before it",
+            "norms.spell_layer_norms",
+            squares=True,
+        ),
+        Rewrite("group-norms", "group normalisation as means that delegates take", "norms.spell_group_norms", True),
+        Rewrite("means", "means over maps and tokens in the form that delegates take", "means.spell_means"),
+        Rewrite("products", "stacks of matrix products over one batch dimension", "attention.batch_products"),
+        Rewrite("flat-views", "permutations of no more than four dimensions", "views.compose_flat_views"),
+    )
+}
