@@ -41,25 +41,32 @@ def rewrite(captured: Captured, names: Iterable[str]) -> Rewritten:
 
     Raises ConversionError where that changed what the program computes.
     """
-    program, chosen = captured.program(), list(names)
-    module = program.module()
-    assert isinstance(module, GraphModule)
-    inputs = random_inputs(program)
+    program = captured.program()
+    module, change = rewritten(program, names)
+    args, _ = program.example_inputs or ((), {})
     with torch.no_grad():
-        before = outputs(module, inputs)
-        for name in chosen:
-            REWRITES[name].apply(module)
-            module.recompile()
-        change = sqnr(before, outputs(module, inputs))
-        if not change >= THRESHOLD_DB:
-            raise ConversionError(
-                f"Rewriting for inference ({', '.join(chosen)}) moved the outputs: {change:.1f} dB are left of the "
-                f"{THRESHOLD_DB:g} that rounding would leave. This is a bug; --optimize none goes without."
-            )
-        args, _ = program.example_inputs or ((), {})
         form = torch.export.export(module, tuple(args))
     own = {field.name: getattr(captured, field.name) for field in fields(Captured)}
     return Rewritten(**own, form=form, sqnr_db=change)
+
+
+@torch.no_grad()
+def rewritten(program: ExportedProgram, names: Iterable[str]) -> tuple[GraphModule, float]:
+    """The program as a module after the rewrites, and what they left of its outputs in dB."""
+    module, chosen = program.module(), list(names)
+    assert isinstance(module, GraphModule)
+    inputs = random_inputs(program)
+    before = outputs(module, inputs)
+    for name in chosen:
+        REWRITES[name].apply(module)
+        module.recompile()
+    change = sqnr(before, outputs(module, inputs))
+    if not change >= THRESHOLD_DB:
+        raise ConversionError(
+            f"Rewriting for inference ({', '.join(chosen)}) moved the outputs: {change:.1f} dB are left of the "
+            f"{THRESHOLD_DB:g} that rounding would leave. This is a bug; --optimize none goes without."
+        )
+    return module, change
 
 
 def random_inputs(program: ExportedProgram) -> list[Tensor]:

@@ -91,9 +91,9 @@ def spell_layer_norms(module: GraphModule) -> None:
     """
     centred = Centred(module)
     for norm in calls(module, ATEN.layer_norm.default):
-        given = arguments(norm)
-        if len(given["normalized_shape"]) == 1:
-            replace(norm, _spelled(module, norm, given, centred.reach(given["input"])))
+        if len(arguments(norm)["normalized_shape"]) == 1:
+            reached = centred.reach(arguments(norm)["input"])  # which may put something else there
+            replace(norm, _spelled(module, norm, arguments(norm), reached))
     prune(module)
 
 

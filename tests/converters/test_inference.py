@@ -1,0 +1,265 @@
+"""Rewrites for inference: each leaves what is computed as it was, does what it says, and keeps off where it may not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from math import prod
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import GraphModule
+
+import lvexport
+from lvexport.converters.contract import ConversionError
+from lvexport.converters.rewrites import apply, axes, defaults
+from lvexport.converters.rewrites.graph import ATEN, calls
+from lvexport.converters.rewrites.registry import REWRITES, Rewrite
+from lvexport.models.registry import ENTRIES
+
+SMALLEST = ("mobilevit_xxs", "mobilevitv2_050", "mobile_former_26m", "efficientformer_nano", "efficientformerv2_s0")
+
+
+def network(name: str) -> ExportedProgram:
+    """A network in which every part counts: fresh linear layers are so small that attention adds next to nothing."""
+    model = lvexport.build(name, weights="random", imgsz=64)
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            nn.init.normal_(module.bias)
+        elif isinstance(module, nn.LayerNorm | nn.GroupNorm):
+            nn.init.normal_(module.weight, mean=1.0, std=0.3)
+            nn.init.normal_(module.bias)
+    return torch.export.export(model, (torch.rand(1, 3, 64, 64),))
+
+
+def rewritten(model: nn.Module, *inputs: Tensor, names: list[str]) -> GraphModule:
+    """The graph after the rewrites, which were proved to change nothing."""
+    return apply.rewritten(torch.export.export(model.eval(), inputs), names)[0]
+
+
+def operations(module: GraphModule) -> Counter[str]:
+    return Counter(str(n.target).split(".")[1] for n in module.graph.nodes if n.op == "call_function")
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_each_rewrite_leaves_every_family_as_it_was(name: str) -> None:
+    original = network(name)
+    for rewrite in REWRITES:
+        assert apply.rewritten(original, [rewrite])[1] >= 110
+    assert apply.rewritten(original, REWRITES)[1] >= 110
+    assert apply.rewritten(original, reversed(REWRITES))[1] >= 110
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENTRIES)
+def test_all_rewrites_leave_every_network_as_it_was(name: str) -> None:
+    assert apply.rewritten(network(name), REWRITES)[1] >= 110
+
+
+def test_a_wrong_rewrite_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(module: GraphModule) -> None:
+        for node in calls(module, ATEN.softmax.int):
+            with module.graph.inserting_after(node):
+                more = module.graph.call_function(ATEN.mul.Tensor, (node, 1.001))
+            node.replace_all_uses_with(more, delete_user_cb=lambda user, more=more: user is not more)  # type: ignore[misc]
+
+    planted = Rewrite("wrong", "", "norms.wrong")
+    monkeypatch.setitem(REWRITES, "wrong", planted)
+    monkeypatch.setattr("lvexport.converters.rewrites.norms.wrong", wrong, raising=False)
+    with pytest.raises(ConversionError, match="moved the outputs"):
+        apply.rewritten(network("mobilevit_xxs"), ["constants", "wrong"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_views_are_composed_right(data: st.DataObject) -> None:
+    """Any chain of reshapes, permutations and selections reads what torch reads."""
+    shape = data.draw(st.lists(st.sampled_from([1, 2, 3, 4, 6]), min_size=1, max_size=4))
+    numbers = torch.arange(prod(shape)).reshape(shape)
+    view = axes.whole(tuple(shape))
+    for _ in range(data.draw(st.integers(1, 5))):
+        if data.draw(st.booleans()) and numbers.ndim:
+            order = data.draw(st.permutations(range(numbers.ndim)))
+            numbers, view = numbers.permute(order), axes.permuted(view, order)
+        else:
+            sizes = data.draw(st.sampled_from(factorings(numbers.numel())))
+            following = axes.reshaped(view, sizes)
+            if following is None:
+                continue
+            numbers, view = numbers.reshape(sizes), following
+    assert view.shape == tuple(numbers.shape)
+    assert torch.equal(numbers.reshape(-1), read(view))
+
+
+def read(view: axes.View) -> Tensor:
+    """The numbers of 0, 1, 2, … that a view reads, in its order."""
+    where = torch.tensor([view.offset])
+    for size, stride in view.atoms:
+        where = (where[:, None] + torch.arange(size) * stride).reshape(-1)
+    return where
+
+
+def factorings(count: int) -> list[tuple[int, ...]]:
+    pairs = [(a, count // a) for a in range(1, count + 1) if count % a == 0]
+    return [(count,), *pairs, *((a, 1, b) for a, b in pairs)]
+
+
+@pytest.mark.parametrize("rank", [4, 6])
+def test_an_unfolding_takes_few_permutations(rank: int) -> None:
+    class Unfold(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.reshape(16, 4, 2, 4, 2).permute(0, 1, 3, 2, 4)
+            return x.reshape(1, 16, 16, 4).transpose(1, 3).reshape(4, 16, 16)
+
+    names = ["views" if rank == 6 else "flat-views"]
+    module = rewritten(Unfold(), torch.rand(1, 16, 8, 8), names=names)
+    ranks = [len(n.args[1]) for n in calls(module, ATEN.permute.default)]
+    assert len(ranks) <= (1 if rank == 6 else 3)
+    assert max(ranks) <= rank
+
+
+def test_all_of_a_mobilevit_is_one_kind_of_operations() -> None:
+    found = operations(apply.rewritten(network("mobilevit_xxs"), REWRITES)[0])
+    assert not found.keys() & {"batch_norm", "layer_norm", "unbind", "matmul"}
+
+
+class Norms(nn.Module):
+    """A pre-norm stream with two layers, and what else reads it."""
+
+    def __init__(self, read_by: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.norm = nn.LayerNorm(8)
+        self.last = nn.Linear(8, 3)
+        self.read_by = read_by
+        nn.init.normal_(self.norm.weight)
+        nn.init.normal_(self.norm.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stream = self.first(x)
+        stream = stream + self.second(torch.relu(x))
+        return self.last(self.norm(stream)) + self.read_by(stream)
+
+
+def nothing(stream: Tensor) -> Tensor:
+    return torch.zeros(3)
+
+
+def total(stream: Tensor) -> Tensor:
+    return stream.sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize(("read_by", "subtractions"), [(nothing, 0), (total, 1)])
+def test_a_stream_is_centred_in_weights_only_where_nobody_sees_it(
+    read_by: Callable[[Tensor], Tensor], subtractions: int
+) -> None:
+    module = rewritten(Norms(read_by), torch.randn(1, 5, 8), names=["norm-affines", "layer-norms"])
+    assert not calls(module, ATEN.layer_norm.default)
+    assert len(calls(module, ATEN.sub.Tensor)) == subtractions
+
+
+class PaddedAfterNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.conv = nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, padding=1)
+        nn.init.normal_(self.norm.weight)
+        nn.init.normal_(self.norm.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(self.norm(x))
+        return y
+
+
+def test_an_addend_is_not_folded_over_padding() -> None:
+    module = rewritten(PaddedAfterNorm(), torch.randn(1, 4, 6, 6), names=["batch-norms"])
+    assert calls(module, ATEN.batch_norm.default)
+
+
+class Grouped(nn.Module):
+    """Grouped convolutions around a batch normalisation that only the later one can take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.conv = nn.BatchNorm2d(6), nn.Conv2d(6, 9, 1, groups=3)
+        nn.init.normal_(self.norm.weight)
+        nn.init.normal_(self.norm.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(self.norm(torch.relu(x)))
+        return y
+
+
+def test_a_norm_goes_into_the_groups_behind_it() -> None:
+    module = rewritten(Grouped(), torch.randn(1, 6, 4, 4), names=["batch-norms"])
+    assert operations(module) == {"relu": 1, "conv2d": 1}
+
+
+class Attends(nn.Module):
+    """torch's own attention; what the mask is stands in ``mask``."""
+
+    def __init__(self, mask: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.qkv, self.mask = nn.Linear(8, 24), mask
+        self.register_buffer("allowed", torch.rand(5, 5) > 0.3)
+        self.register_buffer("bias", torch.randn(5, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        given = {"allowed": self.allowed, "bias": self.bias}.get(self.mask)
+        return nn.functional.scaled_dot_product_attention(q, k, v, given, is_causal=self.mask == "causal")
+
+
+@pytest.mark.parametrize(("mask", "left"), [("none", 0), ("bias", 0), ("causal", 0), ("allowed", 1)])
+def test_attention_loses_its_guard_where_no_row_can_be_masked(mask: str, left: int) -> None:
+    names = ["constants", "attention", "scales", "projections"]
+    module = rewritten(Attends(mask), torch.randn(2, 5, 8), names=names)
+    assert len(calls(module, ATEN.scaled_dot_product_attention.default)) == left
+    assert len(calls(module, ATEN.linear.default)) == 3
+
+
+class Spelled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        gelu = x * 0.5 * (1.0 + torch.erf(x / 2**0.5))
+        return gelu + x * torch.sigmoid(x) + x * nn.functional.hardsigmoid(x)
+
+
+def test_spelled_activations_are_named() -> None:
+    module = rewritten(Spelled(), torch.randn(4, 8), names=["activations"])
+    assert operations(module) == {"gelu": 1, "silu": 1, "hardswish": 1, "add": 2}
+
+
+class Biased(nn.Module):
+    """A bias that is computed from a table and does not depend on the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(4, 9))
+
+    def forward(self, x: Tensor) -> Tensor:
+        index = torch.arange(3).unsqueeze(1) * torch.arange(3)
+        return x + self.table.index_select(1, index.reshape(-1)).reshape(4, 3, 3) + torch.rand(1).sum() * 0
+
+
+def test_what_depends_on_no_input_is_computed_once_but_for_random_numbers() -> None:
+    module = rewritten(Biased(), torch.randn(4, 3, 3), names=["constants"])
+    assert operations(module).keys() == {"add", "mul", "sum", "rand"}
+
+
+def test_the_table_names_rewrites_that_half_precision_bears() -> None:
+    for target, recipes in defaults.table()["rewrites"].items():
+        for recipe, rows in recipes.items():
+            assert defaults.OTHERS in rows
+            for names in rows.values():
+                assert set(names) <= set(REWRITES)
+                if recipe == "fp16" and target != "tflite":
+                    assert not any(REWRITES[name].squares for name in names)
