@@ -43,8 +43,8 @@ format: install  ## let ruff put the code in order
 fuzz: install  ## damage 2,000 Core ML packages and see that the interpreter refuses them or runs them
 	$(BIN)/python -m tools.mil_fuzz --count 2000
 
-bench: demo  ## latency of the demo's artifacts, in turn, as ratios with their spread
-	$(BIN)/lvexport bench dist/mobilevit_xxs-demo-64
+bench: install  ## our artifacts beside the converters' own, in turn, as ratios with their spread (an hour)
+	$(BIN)/python -m tools.bench
 
 bench-mil: install  ## speed and memory of the Core ML interpreter beside torch (minutes; Linux)
 	$(BIN)/python tools/mil_bench.py

@@ -1,0 +1,1 @@
+"""Our artifacts beside those of the converters' own minimal scripts: ``make bench``."""
