@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -19,13 +19,14 @@ from lvexport.converters.contract import TensorSpec
 from lvexport.cost import measure
 from lvexport.depth import depth
 from lvexport.errors import UsageError
-from lvexport.feeding import save_outputs, tensors
+from lvexport.feeding import SEQUENCE, save_outputs, tensors
 from lvexport.jobs import Capture, Counted, Inputs, RunResult
 from lvexport.models import weights as checkpoints
 from lvexport.models.build import assemble
 from lvexport.models.provenance import Provenance
 from lvexport.overrides import check_labels
 from lvexport.source import Source
+from lvexport.validation.sample import synthetic
 
 SEED = 0
 
@@ -129,6 +130,9 @@ def examples(source: Source) -> tuple[Tensor, ...]:
     """Inputs of the shape that the model is captured at."""
     if source.kind == "program":
         return example_inputs(_load_program(Path(source.spec)))
+    if source.takes:
+        arrays = synthetic(source.takes, 1, SEED)
+        return tuple(torch.from_numpy(arrays[taken.name]) for taken in source.takes)
     generator = torch.Generator().manual_seed(SEED)
     return (torch.rand(1, 3, source.imgsz, source.imgsz, generator=generator),)
 
@@ -141,11 +145,11 @@ def count(built: Built) -> Counted:
 def capture(built: Built, out: Path) -> Capture:
     """Export the model with ``torch.export`` and save the program at ``out``."""
     model, inputs = built.model, examples(built.source)
+    digest = state_digest(model)  # before anything runs: a model may write into its buffers
     with torch.no_grad():
         program = torch.export.export(model, inputs)
         torch.export.save(program, out)
-        results = model(*inputs)
-    results = (results,) if isinstance(results, Tensor) else tuple(results)
+        results = answers(model, fresh_buffers(model), inputs)
     if results[0].ndim:
         check_labels(built.source.labels, results[0].shape[-1], built.source.name)
     single = len(inputs) == 1 and inputs[0].ndim == 4
@@ -157,7 +161,7 @@ def capture(built: Built, out: Path) -> Capture:
         tuple(map(spec, outputs, results)),
         measure(model, inputs),
         depth(program),
-        state_digest(model),
+        digest,
         program_digest(program),
         built.source,
     )
@@ -188,13 +192,25 @@ def tensors_digest(named: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
+def fresh_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of its buffers, for ``answers`` to write into."""
+    return {name: buffer.clone() for name, buffer in model.named_buffers()}
+
+
+def answers(model: nn.Module, buffers: dict[str, Tensor], inputs: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """The model's outputs, with ``buffers`` in the place of its own, which stay as they are."""
+    results = torch.func.functional_call(model, buffers, tuple(inputs))
+    return (results,) if isinstance(results, Tensor) else tuple(results)
+
+
 @torch.inference_mode()
 def evaluate(model: nn.Module, inputs: Inputs, out: Path) -> RunResult:
     """Run the original, one input at a time as artifacts are run, and write its outputs at ``out``."""
     outputs = []
-    for arrays in tensors(inputs):
-        results = model(*map(torch.from_numpy, arrays))
-        results = (results,) if isinstance(results, Tensor) else results
-        outputs.append([r.numpy().copy() for r in results])
+    buffers: dict[str, Tensor] = {}
+    for i, arrays in enumerate(tensors(inputs)):
+        if i % SEQUENCE == 0:
+            buffers = fresh_buffers(model)
+        outputs.append([r.numpy().copy() for r in answers(model, buffers, map(torch.from_numpy, arrays))])
     save_outputs(outputs, out)
     return RunResult(f"PyTorch {torch.__version__}", (), 0.0)

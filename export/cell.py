@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -33,13 +34,25 @@ from lvexport.jobs import (
     CostJob,
     DescribeJob,
     Failure,
+    Inputs,
     Job,
+    ProfileJob,
     ReferenceJob,
     RunJob,
     RunResult,
 )
 from lvexport.models.errors import ModelError
-from lvexport.validation.contract import PICTURE, Array, ArtifactError, LabelledSession, OpenSession, Session
+from lvexport.validation.contract import (
+    PICTURE,
+    Array,
+    ArtifactError,
+    LabelledSession,
+    Numerical,
+    OpenSession,
+    ProfiledSession,
+    Session,
+    StatefulSession,
+)
 
 # Inputs that are also run with other numerics, one of which takes some ten times as long as the verdict's own.
 BOUND_SAMPLES = 16
@@ -85,35 +98,44 @@ def run_reference(job: ReferenceJob) -> Any:
 
 
 def run_artifact(job: RunJob) -> Any:
-    from lvexport.feeding import feeds, save_outputs
+    from lvexport.feeding import save_outputs
     from lvexport.validation.runtimes.registry import RUNTIMES
 
     runtime = RUNTIMES[job.target]
     session = runtime.load(job.artifact, job.threads)
-    outputs, times = [], []
-    for arrays in feeds(job.inputs, session.inputs):
-        start = time.perf_counter()
-        results = session.run(arrays)
-        times.append(time.perf_counter() - start)
-        outputs.append([results[s.name] for s in session.outputs])
+    times, outputs = map(list, zip(*answers(job.inputs, session), strict=True))
     save_outputs(outputs, job.out)
-    bounds = tuple(bound(job, session, name) for name in session.numerics) if isinstance(session, OpenSession) else ()
+    bounds = bounds_of(job, session, outputs) if isinstance(session, OpenSession) else ()
     labels = session.labels if isinstance(session, LabelledSession) else ()
     return RunResult(runtime.available().name, session.outputs, statistics.median(times) * 1000, bounds, labels)
 
 
-def bound(job: RunJob, session: OpenSession, numerics: str) -> Bound:
-    """Run the artifact over the first inputs once more, in that way."""
-    from lvexport.feeding import feeds, save_outputs
+def answers(inputs: Inputs, session: Session) -> Iterator[tuple[float, list[Array]]]:
+    """The seconds that each input took, and what the artifact answered; what it keeps is cleared now and then."""
+    from lvexport.feeding import SEQUENCE, feeds
 
-    numerical = session.under(numerics)
-    outputs = []
-    for arrays in islice(feeds(job.inputs, numerical.inputs), BOUND_SAMPLES):
-        results = numerical.run(arrays)
-        outputs.append([results[s.name] for s in numerical.outputs])
+    for i, arrays in enumerate(feeds(inputs, session.inputs)):
+        if i % SEQUENCE == 0 and isinstance(session, StatefulSession):
+            session.restart()
+        start = time.perf_counter()
+        results = session.run(arrays)
+        yield time.perf_counter() - start, [results[s.name] for s in session.outputs]
+
+
+def bounds_of(job: RunJob, session: OpenSession, outputs: list[list[Array]]) -> tuple[Bound, ...]:
+    """What the artifact answers to the first inputs in each way; ``outputs`` are its answers to all in its own way."""
+    return tuple(bound(job, session, session.under(numerics), numerics, outputs) for numerics in session.numerics)
+
+
+def bound(job: RunJob, own: Session, numerical: Numerical, numerics: str, outputs: list[list[Array]]) -> Bound:
+    """Runs the artifact over the first inputs once more, unless that way is its own."""
+    from lvexport.feeding import save_outputs
+
+    if numerical is not own:
+        outputs = [outputs for _, outputs in islice(answers(job.inputs, numerical), BOUND_SAMPLES)]
     out = job.out.with_name(f"{job.out.name}.{numerics}")
-    save_outputs(outputs, out)
-    return Bound(numerics, len(outputs), out, numerical.overflow)
+    save_outputs(outputs[:BOUND_SAMPLES], out)
+    return Bound(numerics, min(BOUND_SAMPLES, len(outputs)), out, numerical.overflow)
 
 
 def run_describe(job: DescribeJob) -> Any:
@@ -140,6 +162,18 @@ def run_bench(job: BenchJob) -> Any:
     return None
 
 
+def run_profile(job: ProfileJob) -> Any:
+    from lvexport.validation.runtimes.registry import RUNTIMES
+
+    session = RUNTIMES[job.target].load(job.artifact, job.threads)
+    if not isinstance(session, ProfiledSession):
+        raise ArtifactError(
+            f"the runtime of {job.target} does not tell where its time goes; only Core ML packages, which the "
+            "interpreter runs, are profiled. Type the command again without --profile"
+        )
+    return session.profile(random_feed(session), job.inferences)
+
+
 def random_feed(session: Session) -> dict[str, Array]:
     """One seeded input for each that the artifact takes."""
     import numpy as np
@@ -163,6 +197,7 @@ HANDLERS: dict[type, Any] = {
     RunJob: run_artifact,
     DescribeJob: run_describe,
     BenchJob: run_bench,
+    ProfileJob: run_profile,
 }
 
 

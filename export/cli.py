@@ -366,6 +366,7 @@ def bench(
     threads: Annotated[int, Parameter(group=_HOW)] = 1,
     rounds: Annotated[int, Parameter(group=_HOW)] = 7,
     runs: Annotated[int, Parameter(group=_HOW)] = 20,
+    profile: Annotated[bool, Parameter(group=_HOW, negative=())] = False,
     printing: Printing = Printing(),
 ) -> int:
     """Latency of artifacts on this machine, timed in turn, with their spread.
@@ -376,6 +377,7 @@ def bench(
 
         lvexport bench dist/mobilevit_xxs-demo-64
         lvexport bench a.tflite b.tflite --rounds 15
+        lvexport bench some.mlpackage --profile
 
     Parameters
     ----------
@@ -386,20 +388,23 @@ def bench(
     rounds
         How often each artifact has its turn.
     runs
-        Inferences in a turn.
+        Inferences in a turn; with --profile, in all.
+    profile
+        Where the time of one Core ML package goes: time and bytes of every operation, in the reference interpreter.
     """
     from lvexport.benching import bench as measure
     from lvexport.errors import UsageError
-    from lvexport.render import benchmark
+    from lvexport.profiling import profile as profiling
+    from lvexport.render import benchmark, profiled
 
     positive(threads=threads, rounds=rounds, runs=runs)
     if not paths:
         raise UsageError("Nothing to time was named. Type lvexport bench BUNDLE, or one or more artifacts.")
-    found = measure(list(paths), threads, rounds, runs)
+    found: Any = profiling(paths, threads, runs) if profile else measure(list(paths), threads, rounds, runs)
     if printing.json:
         print_json(asdict(found))
     else:
-        benchmark(found)
+        (profiled if profile else benchmark)(found)
     return 0
 
 

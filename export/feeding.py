@@ -12,7 +12,11 @@ from safetensors.numpy import load_file, save_file
 from lvexport.converters.contract import TensorSpec
 from lvexport.jobs import Inputs
 from lvexport.validation.contract import PICTURE, Array, ArtifactError
-from lvexport.validation.sample import normalise
+from lvexport.validation.sample import PICTURES, normalise
+
+# Inputs over which an artifact keeps its states, and the original its buffers, before both begin anew. One alone would
+# not tell whether what is written is there the next time.
+SEQUENCE = 4
 
 
 def tensors(inputs: Inputs) -> Iterator[list[Array]]:
@@ -25,10 +29,20 @@ def tensors(inputs: Inputs) -> Iterator[list[Array]]:
 
 
 def feeds(inputs: Inputs, specs: tuple[TensorSpec, ...]) -> Iterator[dict[str, Array]]:
-    """Each input of the sample as the artifact takes it: a picture where it asks for one, else tensors."""
+    """Each input of the sample as the artifact takes it: a picture where it asks for one, else tensors.
+
+    Raises ArtifactError where it takes something else than the original.
+    """
     if [s.dtype for s in specs] == [PICTURE]:
         with safe_open(inputs.path, framework="numpy") as file:
-            pictures = file.get_slice("pictures")
+            if PICTURES not in set(file.keys()):
+                raise ArtifactError("the artifact takes a picture, and the original does not take one picture alone")
+            pictures = file.get_slice(PICTURES)
+            wanted, found = specs[0].shape, tuple(pictures.get_shape()[1:])
+            if wanted not in ((), found):
+                raise ArtifactError(
+                    f"the artifact's input {specs[0].name} is a picture {wanted}, the original's {found}"
+                )
             for i in range(inputs.count):
                 yield {specs[0].name: pictures[i]}
         return

@@ -13,10 +13,10 @@ from lvexport.converters.contract import Normalisation, TensorSpec
 from lvexport.feeding import tensors
 from lvexport.jobs import Inputs
 from lvexport.validation.contract import Array
+from lvexport.validation.sample import PICTURES
 
 SMALLEST, LARGEST = 8, 64
 FULL_SIZE = 64  # pixels a side up to which LARGEST vectors are kept
-PICTURES = "pictures"
 
 
 def count(imgsz: int, available: int) -> int:

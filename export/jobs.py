@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from lvexport.converters.contract import Captured, Normalisation, Notes, TensorSpec
 from lvexport.source import Source
-from lvexport.validation.contract import Description, Overflow
+from lvexport.validation.contract import Description, OpCost, Overflow
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,18 @@ class BenchJob:
     kind: Literal["bench"] = "bench"
 
 
-Job = CaptureJob | CostJob | ConvertJob | ReferenceJob | RunJob | DescribeJob | BenchJob
+@dataclass(frozen=True)
+class ProfileJob:
+    """Load an artifact, and find out where the time of so many inferences goes."""
+
+    target: str
+    artifact: Path
+    threads: int
+    inferences: int
+    kind: Literal["profile"] = "profile"
+
+
+Job = CaptureJob | CostJob | ConvertJob | ReferenceJob | RunJob | DescribeJob | BenchJob | ProfileJob
 
 
 @dataclass(frozen=True)
@@ -192,3 +203,4 @@ COUNTED = TypeAdapter(Counted)
 NOTES = TypeAdapter(Notes)
 DESCRIPTION = TypeAdapter(Description)
 RUN_RESULT = TypeAdapter(RunResult)
+OP_COSTS: TypeAdapter[tuple[OpCost, ...]] = TypeAdapter(tuple[OpCost, ...])

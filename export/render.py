@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lvexport.informing import Info
     from lvexport.manifest import ArtifactInfo, OverflowInfo, VerdictInfo
     from lvexport.pipeline import Report
+    from lvexport.profiling import Profiled
     from lvexport.training.loop import Step
     from lvexport.training.run import Outcome
 
@@ -375,6 +376,29 @@ def benchmark(found: Benchmark) -> None:
     out().print(
         Text(f"{found.machine}; {found.threads} threads; {runs} runs in {found.rounds} turns each", style="dim")
     )
+
+
+SLOWEST = 20  # operations that a profile shows; --json has them all
+
+
+def profiled(found: Profiled) -> None:
+    rows = [
+        (
+            f"{op.seconds * 1e3:.3f}",
+            f"{op.seconds / found.seconds:.1%}" if found.seconds else "",
+            f"{op.read / 1e6:.3f}",
+            f"{op.written / 1e6:.3f}",
+            op.runs,
+            op.type,
+            f"{op.name} {list(op.shape)}" if op.shape is not None else op.name,
+        )
+        for op in found.slowest(SLOWEST)
+    ]
+    table(("ms", "share", "MB read", "MB written", "runs", "operation", "makes"), rows)
+    read, written = sum(op.read for op in found.ops) / 1e6, sum(op.written for op in found.ops) / 1e6
+    told = f"{found.seconds * 1e3:.2f} ms, {read:,.1f} MB read and {written:,.1f} MB written"
+    how = f"{found.machine}; {found.threads} threads; medians over {found.inferences} inferences"
+    out().print(Text(f"{len(found.ops)} operations: {told}; {how}", style="dim"))
 
 
 def health(found: Health) -> None:

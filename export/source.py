@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from lvexport.converters.contract import TensorSpec
 from lvexport.errors import UnknownName, UsageError
 from lvexport.models.containers import Carried, carried
 from lvexport.models.errors import ModelError
@@ -27,7 +28,8 @@ class Source:
 
     ``digest`` tells two sources apart; it is None where only building the model can tell (a user's own code).
     ``layout``: whose spelling the checkpoint has, known once it has been read. ``overrides`` are already in ``labels``
-    and ``preprocessing``; they are kept for what only building the model can tell.
+    and ``preprocessing``; they are kept for what only building the model can tell. ``takes``: of a user's own code,
+    the inputs that it is run with; one RGB picture of ``imgsz`` where there are none.
     """
 
     kind: Kind
@@ -42,6 +44,7 @@ class Source:
     digest: str | None = None
     layout: str | None = None
     overrides: Overrides = NOTHING_SAID
+    takes: tuple[TensorSpec, ...] = ()
 
     @property
     def family(self) -> str | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lvexport import bundle, files, golden
 from lvexport.bundle import Bundle
+from lvexport.converters.contract import TensorSpec
 from lvexport.converters.recipes import RECIPES
 from lvexport.converters.registry import CONVERTERS
 from lvexport.documents import describe_original, manifest_normalisation, tensor_specs
@@ -193,15 +194,20 @@ def against_golden(folder: Path, manifest: Manifest, shop: Workshop) -> Baseline
 def against_model(subject: Subject, request: Request, shop: Workshop, report: Report) -> tuple[Manifest, Baseline]:
     """Build the original and run it over the sample, at the size that the artifact has."""
     assert request.against is not None
-    imgsz = size_in_manifest(subject.manifest) if subject.manifest else size_of_artifact(subject, shop)
+    takes = () if subject.manifest else inputs_of(subject, shop)
+    imgsz = size_in_manifest(subject.manifest) if subject.manifest else size_of(takes)
     own_size = request.against.endswith(".pt2")
     source = resolve(
         request.against, request.weights, request.num_classes, None if own_size else imgsz, request.overrides
     )
+    if source.kind in ("script", "factory") and all(spec.shape for spec in takes):
+        source = replace(source, takes=tuple(map(as_the_original_takes, takes)))
     report("original", "running")
     capture = CAPTURE.validate_python(shop.do(CaptureJob(source, shop.folder / "program.pt2")))
     count = request.samples or sample.size_of(imgsz or 1)
-    sampled = prepare(capture.source, capture.inputs, min(count, sample.LARGEST), shop.folder / "inputs.safetensors")
+    grey = any(spec.dtype == PICTURE and len(spec.shape) == 2 for spec in takes)
+    laid_down = shop.folder / "inputs.safetensors"
+    sampled = prepare(capture.source, capture.inputs, min(count, sample.LARGEST), laid_down, grey)
     out = shop.folder / "reference.safetensors"
     shop.do(ReferenceJob(capture.source, sampled.inputs, out, capture.state_digest))
     report("original", "done")
@@ -215,15 +221,30 @@ def size_in_manifest(manifest: Manifest) -> int:
     return manifest.input.shape[-1]
 
 
-def size_of_artifact(subject: Subject, shop: Workshop) -> int | None:
-    """Pixels a side of the artifact's first input, or None where it takes no image."""
+def inputs_of(subject: Subject, shop: Workshop) -> tuple[TensorSpec, ...]:
+    """What the one artifact takes."""
     (artifact,) = subject.artifacts
     assert artifact.path is not None
     answer: Any = shop.do(DescribeJob(artifact.target, subject.folder / artifact.path))
-    first = DESCRIPTION.validate_python(answer).inputs[0]
+    return DESCRIPTION.validate_python(answer).inputs
+
+
+def size_of(takes: Sequence[TensorSpec]) -> int | None:
+    """Pixels a side of an artifact's first input, or None where it takes no image."""
+    if not takes:
+        return None
+    first = takes[0]
     if first.dtype == PICTURE:
-        return first.shape[0]
+        return first.shape[0] if first.shape else None
     return first.shape[-1] if len(first.shape) == 4 else None
+
+
+def as_the_original_takes(spec: TensorSpec) -> TensorSpec:
+    """An artifact's input as a module of torch takes it: pictures as tensors, and no half precision."""
+    if spec.dtype == PICTURE:
+        height, width, channels = (*spec.shape, 1)[:3]
+        return TensorSpec(spec.name, (1, channels, height, width), "float32")
+    return replace(spec, dtype="float32") if spec.dtype == "float16" else spec
 
 
 def check(

@@ -20,7 +20,8 @@ NETWORK = "mobilevit_s"
 THREADS, ROUNDS, RUNS = 1, 7, 5
 MOST_RATIO = 2.0  # of the single-precision package to eager torch
 MOST_LOAD = 1.0  # seconds for 100 MB
-MOST_MEMORY = 3.0  # times the package's size, after loading it
+MOST_MEMORY = 3.0  # times the package's size, after loading it; for compressed weights after a prediction too
+LAYERS, SIDE = 12, 4096  # of the package with compressed weights
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,29 @@ def packages(folder: Path) -> dict[str, Path]:
         NETWORK, to=["coreml"], quantize=["fp32", "fp16"], weights="random", samples=1, output=folder
     )
     return {result.recipe: bundle.path / str(result.path) for result in bundle.results}
+
+
+def palettes(folder: Path) -> Path:
+    """A package of linear layers whose weights are four bits each, indices of a table: 96 MiB."""
+    import coremltools as ct
+    import numpy as np
+    from coremltools.converters.mil import mil as pymil
+    from coremltools.converters.mil.mil import Builder, types
+
+    chance = np.random.default_rng(0)
+    program = pymil.Program()
+    with pymil.Function({"x": Builder.placeholder((1, SIDE))}, opset_version=ct.target.iOS18) as function:
+        x = function.inputs["x"]
+        for _ in range(LAYERS):
+            indices = chance.integers(0, 16, (SIDE, SIDE), np.uint8).astype(types.nptype_from_builtin(types.uint4))
+            lut = chance.random((1, 1, 16, 1), np.float32) / SIDE
+            x = Builder.linear(x=x, weight=Builder.constexpr_lut_to_dense(indices=indices, lut=lut))
+        function.set_outputs([x])
+        program.add_function("main", function)
+    options = {"pass_pipeline": ct.PassPipeline.EMPTY, "skip_model_load": True}
+    made = ct.convert(program, source="milinternal", minimum_deployment_target=ct.target.iOS18, **options)
+    made.save(str(folder / "palettes.mlpackage"))
+    return folder / "palettes.mlpackage"
 
 
 def contestants(found: dict[str, Path]) -> dict[str, tuple[Callable[[], Any], int]]:
@@ -130,12 +154,22 @@ def loading(found: dict[str, Path]) -> Iterator[Figure]:
 
 
 def memory(found: dict[str, Path]) -> Iterator[Figure]:
-    """In a process of its own: what loading adds, and what a prediction adds to that."""
+    """In processes of their own: what loading adds, and what a prediction adds to that."""
     for recipe, path in found.items():
-        line = [sys.executable, __file__, "--memory-of", str(path)]
-        base, loaded, peak = map(int, subprocess.run(line, check=True, capture_output=True, text=True).stdout.split())
+        base, loaded, peak = taken_by(path)
         yield Figure(f"{recipe}, memory once loaded", (loaded - base) / size(path), "× package", "", MOST_MEMORY)
         yield Figure(f"{recipe}, memory of a prediction", (peak - loaded) / 1e6, "MB more")
+    with tempfile.TemporaryDirectory() as scratch:
+        path = palettes(Path(scratch))
+        base, _, peak = taken_by(path)
+        what = f"{size(path) >> 20} MiB of 4 bits, memory in all"
+        yield Figure(what, (peak - base) / size(path), "× package", "", MOST_MEMORY)
+
+
+def taken_by(path: Path) -> tuple[int, ...]:
+    """What ``memory_of`` prints of a package."""
+    line = [sys.executable, __file__, "--memory-of", str(path)]
+    return tuple(map(int, subprocess.run(line, check=True, capture_output=True, text=True).stdout.split()))
 
 
 def memory_of(path: Path) -> None:

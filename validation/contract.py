@@ -19,7 +19,7 @@ from lvexport.converters.contract import TensorSpec
 Array = NDArray[Any]
 
 # Markers that stand in place of a dtype.
-PICTURE = "picture"  # an input that takes an (H, W, 3) uint8 RGB picture
+PICTURE = "picture"  # an input or output that is a uint8 picture, (H, W, 3) in RGB order or (H, W) in grey
 JUDGED = "rounded"  # the numerics that verdicts are judged with, where an artifact leaves them open
 PROBABILITIES = "probabilities"  # an output that is the softmax of the original's
 
@@ -84,6 +84,41 @@ class LabelledSession(Session, Protocol):
 
 
 @runtime_checkable
+class StatefulSession(Session, Protocol):
+    """A session of an artifact that may keep something from one run to the next."""
+
+    def restart(self) -> None:
+        """Forget what earlier runs left behind."""
+        ...
+
+
+@dataclass(frozen=True)
+class OpCost:
+    """What an operation of an artifact cost in one inference, all its runs in it together.
+
+    ``name`` is of the first value that it makes, and ``shape`` that value's. ``seconds`` is the median over several
+    inferences. ``read`` and ``written`` are bytes, weights included, in the types that the artifact declares.
+    """
+
+    type: str
+    name: str
+    shape: tuple[int, ...] | None
+    runs: int
+    seconds: float
+    read: int
+    written: int
+
+
+@runtime_checkable
+class ProfiledSession(Session, Protocol):
+    """A session that can tell where its time goes."""
+
+    def profile(self, inputs: Mapping[str, Array], inferences: int) -> tuple[OpCost, ...]:
+        """In the order in which the operations first ran."""
+        ...
+
+
+@runtime_checkable
 class OpenSession(Session, Protocol):
     """A session of an artifact that leaves open how its numbers are rounded, so that devices may differ."""
 
@@ -93,7 +128,7 @@ class OpenSession(Session, Protocol):
         ...
 
     def under(self, numerics: str) -> Numerical:
-        """The artifact, loaded to be computed in that way."""
+        """The artifact, loaded to be computed in that way; the session itself where it does so anyway."""
         ...
 
 

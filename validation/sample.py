@@ -15,6 +15,7 @@ from safetensors import safe_open
 from lvexport.converters.contract import Normalisation, TensorSpec
 from lvexport.validation.contract import Array
 
+PICTURES = "pictures"  # what they are called in the files that inputs are laid down in
 SHIPPED = Path(__file__).parent / "samples" / "fashion_mnist.safetensors"
 LARGEST = 2000
 SMALLEST = 200
@@ -71,10 +72,20 @@ def fit(pixels: NDArray[np.uint8], imgsz: int, interpolation: str, crop_pct: flo
     return fitted
 
 
+def grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(n, h, w, 3) → (n, h, w): the luma of ITU-R 601, as PIL's mode ``L`` has it."""
+    return np.stack([np.asarray(Image.fromarray(picture).convert("L")) for picture in pixels])
+
+
 def normalise(pictures: NDArray[np.uint8], normalisation: Normalisation) -> NDArray[np.float32]:
-    """(n, h, w, 3) uint8 RGB → (n, 3, h, w) float32, (x/255 - mean) / std, the channels in the program's order."""
+    """(n, h, w, 3) uint8 RGB → (n, 3, h, w) float32, (x/255 - mean) / std, the channels in the program's order.
+
+    Of grey pictures, (n, h, w) → (n, 1, h, w): the first of the three numbers counts.
+    """
     scaled = pictures.astype(np.float32) / np.float32(255)
     mean, std = (np.asarray(v, np.float32) for v in (normalisation.mean, normalisation.std))
+    if pictures.ndim == 3:
+        scaled, mean, std = scaled[..., np.newaxis], mean[:1], std[:1]
     done = ((scaled - mean) / std)[..., :: 1 if normalisation.channels == "RGB" else -1]
     return np.ascontiguousarray(done.transpose(0, 3, 1, 2))
 

@@ -7,7 +7,7 @@ import pytest
 
 from lvexport.converters.contract import TensorSpec
 from lvexport.converters.recipes import FP16, FP32, RECIPES
-from lvexport.validation.contract import PROBABILITIES, Overflow
+from lvexport.validation.contract import PICTURE, PROBABILITIES, Overflow
 from lvexport.validation.verdict import DEPTH, TERMS, Interval, bounded, judge, judge_all, softmax, threshold_db
 
 
@@ -103,3 +103,17 @@ def test_outputs_that_do_not_match_are_an_error() -> None:
         judge(r, np.ones((5, 4)), None, FP32, "test")
     with pytest.raises(ValueError, match="outputs"):
         judge_all([r], [], (), None, FP32, "test")
+
+
+def test_pictures_are_compared_as_whole_numbers() -> None:
+    values = np.random.default_rng(3).uniform(-20, 280, (5, 3, 8, 8)).astype(np.float32)
+    spec = (TensorSpec("picture", (8, 8, 3), PICTURE),)
+    limited = values.clip(0, 255).transpose(0, 2, 3, 1)
+    for whole in (limited.round(), np.floor(limited)):
+        assert judge_all([values], [whole.astype(np.uint8)], spec, None, FP32, "test").passed
+    for wrong in (limited[..., ::-1].round(), (limited * 0.98).round(), limited.round() + 1):
+        assert not judge_all([values], [wrong.clip(0, 255).astype(np.uint8)], spec, None, FP32, "test").passed
+    grey = (TensorSpec("picture", (8, 8), PICTURE),)
+    assert judge_all([values[:, :1]], [limited[..., 0].round().astype(np.uint8)], grey, None, FP32, "test").passed
+    with pytest.raises(ValueError, match="cannot be compared with a picture"):
+        judge_all([values[:, :2]], [limited[..., 0]], grey, None, FP32, "test")

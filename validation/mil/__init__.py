@@ -47,6 +47,7 @@ def load(
     function_name: str | None = None,
     numerics: str = "rounded",
     most_rounds: int = MOST_ROUNDS,
+    most_bytes: int | None = None,
 ) -> Model:
     """Reads the ``.mlpackage`` at ``path``; see ``model.Model`` for what can be done with the result.
 
@@ -56,6 +57,8 @@ def load(
         numerics: how half precision is computed: ``exact``, ``rounded`` or ``pessimistic`` (``numerics.Numerics``).
         most_rounds: after how many rounds of its loops, all taken together, a prediction is given up: nothing
             else ends a loop that a damaged package runs forever.
+        most_bytes: how much the values that are live at once in a prediction, constants left out, may take before
+            it is given up; the memory that the machine has if None.
 
     Raises:
         BadInput: there are no such numerics.
@@ -64,4 +67,4 @@ def load(
     from lvexport.validation.mil.model import Model
     from lvexport.validation.mil.numerics import Numerics
 
-    return Model.load(path, function_name, Numerics.named(numerics), most_rounds)
+    return Model.load(path, function_name, Numerics.named(numerics), most_rounds, most_bytes)

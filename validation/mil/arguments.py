@@ -65,6 +65,7 @@ FORMS: dict[Any, Form] = {
     Call: Form.CALL,
     Blocks: Form.BLOCKS,
 }
+MOST_NUMBERS = 2**16  # in a parameter that is not a tensor; as Python's, each takes 36 bytes
 NOT_ARGUMENTS = (Form.CALL, Form.BLOCKS)  # told by the program, not bound by it
 KINDS = {Form.BOOL: "b", Form.BOOLS: "b", Form.INT: "iu", Form.INTS: "iu", Form.FLOAT: "iuf", Form.SCALAR: "biuf"}
 
@@ -103,6 +104,8 @@ def from_array(form: Form, array: Array) -> Any:
     if array.dtype.kind not in KINDS[form]:
         raise ValueError(f"elements of type {array.dtype} are given where {form.value} should be")
     if form in (Form.BOOLS, Form.INTS):
+        if array.size > MOST_NUMBERS:
+            raise ValueError(f"{array.size} elements are given, too many for {form.value}")
         return tuple(array.reshape(-1).tolist())
     if array.size != 1:
         raise ValueError(f"{array.size} elements are given where {form.value} should be")

@@ -11,9 +11,8 @@ import numpy as np
 from torch import Tensor
 
 from lvexport.validation.mil.arguments import Form, Parameter, from_array
-from lvexport.validation.mil.blobs import Stored
+from lvexport.validation.mil.keeping import Room, tensor_of
 from lvexport.validation.mil.nesting import Value
-from lvexport.validation.mil.numerics import to_tensor
 from lvexport.validation.mil.program import Binding
 from lvexport.validation.mil.types import ListType, StateType, TensorType, ValueType
 from lvexport.validation.mil.values import Constant
@@ -55,19 +54,24 @@ class Deferred:
 
 @dataclass
 class Unpacked:
-    """Results of an operation that unpacks compressed constants: computed at their first use, and kept.
+    """Results of an operation that unpacks compressed constants: computed at their first use, and kept if they fit.
 
     A package is loaded before they are, and those that a prediction does not need are never computed.
     """
 
-    run: Callable[[], tuple[Value, ...]]
-    results: tuple[Value, ...] | None = None
+    run: Callable[[], tuple[Tensor, ...]]
+    room: Room
+    results: tuple[Tensor, ...] | None = None
 
-    def get(self, place: int) -> Value:
+    def get(self, place: int) -> Tensor:
         """The result at that place."""
-        if self.results is None:
-            self.results = self.run()
-        return self.results[place]
+        if self.results is not None:
+            return self.results[place]
+        results = self.run()
+        size = sum(result.nbytes for result in results)
+        if self.room.take(size, spare=size):  # for another one like it, which is in memory while it is used
+            self.results = results
+        return results[place]
 
 
 @dataclass(frozen=True)
@@ -108,20 +112,19 @@ class Argument:
 
 @dataclass(frozen=True)
 class Constants:
-    """The constants of a block, and the tensors made of them: one, however many operations share it.
+    """The constants of a block.
 
     Attributes:
         stored: as the program holds them.
+        room: where those are kept that were asked for as tensors, those of all blocks together.
         outer: of the block around this one, which sees them too.
         unpacked: results of compressed constants.
-        tensors: those of ``stored`` that were asked for as tensors, by what they are made of: two constants may be
-            the same bytes of a weight file.
     """
 
     stored: Mapping[str, Constant]
+    room: Room
     outer: Constants | None = None
-    unpacked: dict[str, Callable[[], Value]] = field(default_factory=dict)
-    tensors: dict[str | Stored, Tensor] = field(default_factory=dict)
+    unpacked: dict[str, Callable[[], Tensor]] = field(default_factory=dict)
 
     def __contains__(self, name: str) -> bool:
         return self._owner(name) is not None
@@ -132,7 +135,8 @@ class Constants:
         assert owner is not None, name
         if name in owner.unpacked:
             return owner.unpacked[name]()
-        return owner._tensor(name) if owner.stored[name].numeric else owner.stored[name].value
+        constant = owner.stored[name]
+        return self._bound(constant, Form.TENSOR, True).get({}) if constant.numeric else constant.value
 
     def source(self, binding: Binding, form: Form, lasting: bool = True) -> Known | Deferred | Computed:
         """Where an argument of that form comes from.
@@ -140,35 +144,29 @@ class Constants:
         Args:
             binding: what is bound to it.
             form: that it is wanted in.
-            lasting: whether a tensor is kept for the next time.
+            lasting: whether a tensor is kept for the next time, if there is room.
 
         Raises:
             ValueError: the constant cannot take that form.
         """
         if isinstance(binding, Constant):
-            return _source(binding, form, lasting)
+            return self._bound(binding, form, lasting)
         owner = self._owner(binding.name)
-        if owner is not None:
-            return owner._own_source(binding.name, form, lasting)
-        if form in NEVER_COMPUTED:
+        if owner is None and form in NEVER_COMPUTED:
             raise ValueError("a computed value is given where a constant is expected")
-        return Computed(binding.name, form)
+        if owner is None:
+            return Computed(binding.name, form)
+        if binding.name not in owner.unpacked:
+            return self._bound(owner.stored[binding.name], form, lasting)
+        if form in NEVER_COMPUTED:
+            raise ValueError("a compressed constant is given where text is expected")
+        return Deferred(owner.unpacked[binding.name], form)
 
-    def _own_source(self, name: str, form: Form, lasting: bool) -> Known | Deferred:
-        if name in self.unpacked:
-            if form in NEVER_COMPUTED:
-                raise ValueError("a compressed constant is given where text is expected")
-            return Deferred(self.unpacked[name], form)
-        if form in AS_TENSOR and lasting and self.stored[name].numeric:
-            return Known(self._tensor(name))
-        return _source(self.stored[name], form, lasting)
-
-    def _tensor(self, name: str) -> Tensor:
-        constant = self.stored[name]
-        key = constant.content if isinstance(constant.content, Stored) else name
-        if key not in self.tensors:
-            self.tensors[key] = _tensor(constant)
-        return self.tensors[key].reshape(_sizes(constant))
+    def _bound(self, constant: Constant, form: Form, lasting: bool) -> Known | Deferred:
+        if form not in AS_TENSOR or not constant.numeric:
+            return Known(_known(constant, form))
+        kept = self.room.tensor(constant) if lasting else None
+        return Deferred(partial(tensor_of, constant), form) if kept is None else Known(kept)
 
     def _owner(self, name: str) -> Constants | None:
         if name in self.stored or name in self.unpacked:
@@ -196,15 +194,9 @@ def suits(form: Form, declared: ValueType) -> bool:
     return isinstance(declared, DECLARED.get(form, (TensorType,)))
 
 
-def _source(constant: Constant, form: Form, lasting: bool) -> Known | Deferred:
-    if form in AS_TENSOR and constant.numeric and not lasting:
-        return Deferred(partial(_tensor, constant), form)
-    return Known(_known(constant, form))
-
-
 def _known(constant: Constant, form: Form) -> Any:
     if form in AS_TENSOR:
-        return _tensor(constant)
+        return tensor_of(constant)
     if form in (Form.LIST, Form.STATE):
         raise ValueError(f"a constant is given where {form.value} is expected")
     if form is Form.SIZES:
@@ -218,15 +210,3 @@ def _converted(constant: Constant, form: Form) -> Any:
     if not isinstance(value, wanted):
         raise ValueError("text and numbers are confused")
     return from_array(form, value) if isinstance(value, np.ndarray) else value
-
-
-def _tensor(constant: Constant) -> Tensor:
-    value = constant.value
-    if not isinstance(constant.type, TensorType) or not isinstance(value, np.ndarray):
-        raise ValueError("text is given where a tensor is expected")
-    return to_tensor(value, constant.type.dtype)
-
-
-def _sizes(constant: Constant) -> tuple[int, ...]:
-    assert isinstance(constant.type, TensorType)
-    return tuple(size or 0 for size in constant.type.shape)

@@ -81,22 +81,15 @@ class Halves:
 
     def einsum(self, equation: str, values: tuple[Tensor, ...]) -> Tensor:
         inputs, result = equation.replace(" ", "").split("->")
-        first, second = inputs.split(",")
-        batch = [label for label in first if label in second and label in result]
-        summed = [label for label in first if label in second and label not in result]
-        left, right = [x for x in first if x not in second], [x for x in second if x not in first]
-        if not {*left, *right} <= {*result}:
-            raise NotImplementedError(f"the equation {equation!r} is no product of matrices")
-        x = torch.einsum(f"{first}->{''.join(batch + left + summed)}", values[0])
-        y = torch.einsum(f"{second}->{''.join(batch + summed + right)}", values[1])
-        rows, columns = x.shape[len(batch) : len(batch + left)], y.shape[len(batch + summed) :]
-        terms = math.prod(y.shape[len(batch) : len(batch + summed)])
-        sums = self.matmul(
-            x.reshape(*x.shape[: len(batch)], math.prod(rows), terms),
-            y.reshape(*y.shape[: len(batch)], terms, math.prod(columns)),
-        )
-        sums = sums.reshape(*sums.shape[: len(batch)], *rows, *columns)
-        return torch.einsum(f"{''.join(batch + left + right)}->{result}", sums)
+        operands = inputs.split(",")
+        summed = "".join(dict.fromkeys(label for label in "".join(operands) if label not in result))
+        pairs = zip(values, operands, strict=True)
+        factors = [_aligned(value.half(), labels, summed + result) for value, labels in pairs]
+        sizes = np.broadcast_shapes(*(factor.shape for factor in factors))
+        sums = torch.zeros(sizes[len(summed) :], dtype=torch.half)
+        for place in product(*map(range, sizes[: len(summed)])):
+            sums.add_(math.prod(_seen(factor, place) for factor in factors))
+        return self._noted(sums.float(), *values)
 
     def convolved(
         self,
@@ -152,6 +145,18 @@ def all_finite(x: Tensor) -> bool:
 
 def _half(x: Tensor) -> Tensor:
     return x.half().float()
+
+
+def _aligned(value: Tensor, labels: str, wanted: str) -> Tensor:
+    """A view with a dimension for each label of ``wanted``, of size 1 where the value does not have it."""
+    own = "".join(label for label in wanted if label in labels)
+    value = torch.einsum(f"{labels}->{own}", value).contiguous()
+    return value[tuple(slice(None) if label in own else None for label in wanted)]
+
+
+def _seen(factor: Tensor, place: Sequence[int]) -> Tensor:
+    """One place of the first dimensions; where one has size 1, it is everywhere the same."""
+    return factor[tuple(min(at, size - 1) for at, size in zip(place, factor.shape, strict=False))]
 
 
 def _at(place: Sequence[int]) -> tuple[Any, ...]:

@@ -23,12 +23,14 @@ class TensorList:
         length: number of elements.
         grows: whether a write beyond the end makes the list longer.
         written: the elements that were written, by place.
+        bytes: that these take.
     """
 
     element: TensorType
     length: int
     grows: bool
     written: Mapping[int, Tensor] = field(default_factory=dict)
+    bytes: int = 0
 
     def __post_init__(self) -> None:
         if self.length < 0:
@@ -46,7 +48,9 @@ class TensorList:
             if not self.element.admits(tuple(value.shape)):
                 raise ValueError(f"a list of {self.element} cannot hold an element of shape {tuple(value.shape)}")
         length = max(self.length, *(index + 1 for index in updates)) if updates else self.length
-        return replace(self, length=length, written={**self.written, **updates})
+        size = self.bytes + sum(value.nbytes for value in updates.values())
+        size -= sum(self.written[index].nbytes for index in updates if index in self.written)
+        return replace(self, length=length, written={**self.written, **updates}, bytes=size)
 
     def shape(self) -> tuple[int, ...]:
         """Of an element: as declared, or where that leaves something open, that of the elements written so far."""

@@ -16,6 +16,7 @@ from lvexport.validation.mil.blobs import Blobs
 from lvexport.validation.mil.errors import BadInput, DamagedPackage, UnsupportedModel
 from lvexport.validation.mil.features import Feature, read_inputs, read_outputs
 from lvexport.validation.mil.images import image_tensor, picture
+from lvexport.validation.mil.keeping import Room
 from lvexport.validation.mil.nesting import MOST_ROUNDS, Meter, Value, Watch
 from lvexport.validation.mil.numerics import Numerics, is_half, to_array, to_tensor
 from lvexport.validation.mil.package import open_package
@@ -41,6 +42,7 @@ class Model:
         labels: of a classifier, in the order of its probabilities; empty for other models.
         states: tensors that it keeps from one prediction to the next, by name.
         numerics: how it computes half precision.
+        computes_in_half: whether the program has half-precision values, so that its numerics matter.
     """
 
     def __init__(
@@ -49,7 +51,9 @@ class Model:
         inputs: tuple[Feature, ...],
         outputs: tuple[Feature, ...],
         numerics: Numerics,
+        room: Room,
         most_rounds: int = MOST_ROUNDS,
+        most_bytes: int | None = None,
     ) -> None:
         self.numerics = numerics
         self.inputs = inputs
@@ -57,9 +61,12 @@ class Model:
         self.states: Mapping[str, TensorType] = state_types(function.inputs)
         self.operations: tuple[Operation, ...] = function.block.operations
         self.labels: tuple[Label, ...] = _class_labels(function.block)
-        self._prepared: Prepared = prepare(function, numerics)
+        declared = (*(value.type for value in function.inputs), *function.block.types())
+        self.computes_in_half: bool = any(map(is_half, declared))
+        self._prepared: Prepared = prepare(function, numerics, room)
         self._plans: dict[tuple[str, ...], Plan] = {}
         self._most_rounds = most_rounds
+        self._most_bytes = most_bytes
 
     @classmethod
     def load(
@@ -68,6 +75,7 @@ class Model:
         function_name: str | None = None,
         numerics: Numerics = Numerics.ROUNDED,
         most_rounds: int = MOST_ROUNDS,
+        most_bytes: int | None = None,
     ) -> Model:
         """Reads one function of the package at ``path``.
 
@@ -76,6 +84,7 @@ class Model:
             function_name: of several functions, which one; the one that the package calls its default if None.
             numerics: how half precision is to be computed.
             most_rounds: after how many rounds of its loops a prediction is given up.
+            most_bytes: of live values at which it is; the machine's memory if None.
 
         Raises:
             DamagedPackage: what is there is not a sound package.
@@ -92,12 +101,7 @@ class Model:
         inputs = read_inputs(description, function)
         outputs = read_outputs(description, function)
         with torch.inference_mode():
-            return cls(function, inputs, outputs, numerics, most_rounds)
-
-    @property
-    def computes_in_half(self) -> bool:
-        """Whether the program has half-precision values, so that its numerics matter."""
-        return any(map(is_half, self._prepared.declared.values()))
+            return cls(function, inputs, outputs, numerics, Room(package.size()), most_rounds, most_bytes)
 
     def make_state(self) -> State:
         """A new state, of zeros, to pass to ``predict``; an empty one for a model without states."""
@@ -169,7 +173,7 @@ class Model:
     ) -> dict[str, Any]:
         cells = self._cells(state)
         with torch.inference_mode():
-            values = plan.run({**self._tensors(data), **cells}, Meter(self._most_rounds, watch))
+            values = plan.run({**self._tensors(data), **cells}, Meter(self._most_rounds, watch, self._most_bytes))
             return {name: self._returned(name, value) for name, value in values.items()}
 
     def _cells(self, state: State | None) -> Mapping[str, Value]:

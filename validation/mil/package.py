@@ -34,6 +34,11 @@ class Package:
     specification: Path
     items: tuple[Path, ...]
 
+    def size(self) -> int:
+        """Bytes of the regular files in it."""
+        files = (path.lstat() for path in self.root.rglob("*"))
+        return sum(found.st_size for found in files if stat.S_ISREG(found.st_mode))
+
     def weight_file(self, name: str) -> Path:
         """The file that the program calls ``name``, as in ``@model_path/weights/weight.bin``.
 

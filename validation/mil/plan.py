@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -10,6 +10,7 @@ from lvexport.validation.mil import ops, table
 from lvexport.validation.mil.binding import Constants, Unpacked
 from lvexport.validation.mil.conformity import conforms, described
 from lvexport.validation.mil.errors import DamagedPackage, UnsupportedModel, UnsupportedOp
+from lvexport.validation.mil.keeping import Room, bytes_held
 from lvexport.validation.mil.nesting import Meter, Results, Value
 from lvexport.validation.mil.numerics import Numerics
 from lvexport.validation.mil.program import Block, Function, NamedType, Operation, Opset
@@ -25,21 +26,28 @@ class Plan:
 
     Attributes:
         steps: in order.
-        constants: those of the wanted values that are constants of the program.
+        constants: those of the wanted values that are constants of the program; made when they are asked for.
         outputs: names of the wanted values.
     """
 
     steps: tuple[Step, ...]
-    constants: Mapping[str, Value]
+    constants: Mapping[str, Callable[[], Value]]
     outputs: tuple[str, ...]
 
     def run(self, inputs: Mapping[str, Value], meter: Meter) -> dict[str, Value]:
         """The wanted values by name."""
-        values = {**inputs, **self.constants}
+        values = {**inputs, **{name: make() for name, make in self.constants.items()}}
+        live: dict[str, int] = {}  # bytes of the values that were made here
         for step in self.steps:
-            values.update(zip(step.names, _watched(step, values, meter), strict=True))
+            meter.expect(step.bytes, step.call.op)
+            made = dict(zip(step.names, _watched(step, values, meter), strict=True))
+            values.update(made)
+            live.update({name: bytes_held(value) for name, value in made.items()})
+            meter.hold(sum(live[name] for name in made))
             for name in step.released:
                 del values[name]
+                meter.hold(-live.pop(name, 0))
+        meter.hold(-sum(live.values()))
         return {name: values[name] for name in self.outputs}
 
     def uses(self) -> set[str]:
@@ -80,7 +88,7 @@ class Prepared:
             released = tuple((step.uses() | set(step.names)) - needed)
             needed |= step.uses()
             chosen.append(replace(step, released=released))
-        constants = {name: self.constants.value(name) for name in outputs if name in self.constants}
+        constants = {name: partial(self.constants.value, name) for name in outputs if name in self.constants}
         return Plan(tuple(reversed(chosen)), constants, outputs)
 
 
@@ -130,8 +138,13 @@ class Body:
         return tuple(results[name] for name in self.plan.outputs)
 
 
-def prepare(function: Function, numerics: Numerics) -> Prepared:
-    """Binds a function to the op table; its compressed constants are unpacked when they are first used.
+def prepare(function: Function, numerics: Numerics, room: Room) -> Prepared:
+    """Binds a function to the op table; its compressed constants are unpacked when they are used.
+
+    Args:
+        function: of the program.
+        numerics: how half precision is computed.
+        room: for its constants.
 
     Raises:
         UnsupportedOp: the table lacks some of its operations; all of them are named.
@@ -139,7 +152,7 @@ def prepare(function: Function, numerics: Numerics) -> Prepared:
     """
     _require_ops(function)
     declared = {value.name: value.type for value in function.inputs}
-    return _prepare_block(function.block, function.opset, numerics, declared, None)
+    return _prepare_block(function.block, function.opset, numerics, declared, Constants({}, room))
 
 
 def _prepare_block(
@@ -147,9 +160,9 @@ def _prepare_block(
     opset: Opset,
     numerics: Numerics,
     outer: Mapping[str, ValueType],
-    outer_constants: Constants | None,
+    outer_constants: Constants,
 ) -> Prepared:
-    constants = Constants(block.constants, outer_constants)
+    constants = Constants(block.constants, outer_constants.room, outer_constants)
     declared = {**outer, **{value.name: value.type for value in block.inputs}}
     declared |= {name: constant.type for name, constant in block.constants.items()}
     steps: list[Step] = []
@@ -162,7 +175,9 @@ def _prepare_block(
         elif step.uses():
             raise DamagedPackage(f"The operation {step.call.op} is for constants and reads computed values.")
         else:
-            unpacked = Unpacked(partial(step.run, {}, Meter()))
+            for output in operation.outputs:
+                constants.room.expect(output.type, step.call.op)
+            unpacked = Unpacked(partial(step.run, {}, Meter()), constants.room)
             constants.unpacked.update({name: partial(unpacked.get, place) for place, name in enumerate(step.names)})
     return Prepared(tuple(steps), constants, declared)
 

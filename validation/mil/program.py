@@ -93,6 +93,15 @@ class Block:
     operations: tuple[Operation, ...]
     outputs: tuple[str, ...]
 
+    def types(self) -> Iterator[ValueType]:
+        """Of every value that it takes, has as a constant, or makes, nested blocks included."""
+        yield from (value.type for value in self.inputs)
+        yield from (constant.type for constant in self.constants.values())
+        for operation in self.operations:
+            yield from (output.type for output in operation.outputs)
+            for block in operation.blocks:
+                yield from block.types()
+
     def op_types(self) -> Counter[str]:
         """How many operations of each type there are, nested blocks included."""
         counts = Counter(operation.type for operation in self.operations)

@@ -13,7 +13,7 @@ from torch import Tensor
 from lvexport.validation.mil.errors import BadInput, DamagedPackage
 from lvexport.validation.mil.numerics import CARRIERS, to_array, to_tensor
 from lvexport.validation.mil.program import NamedType
-from lvexport.validation.mil.types import Array, StateType, TensorType
+from lvexport.validation.mil.types import LARGEST_VALUE, Array, StateType, TensorType
 
 
 @dataclass
@@ -67,7 +67,7 @@ def state_types(inputs: Iterable[NamedType]) -> dict[str, TensorType]:
     """The states among a function's inputs, by name.
 
     Raises:
-        DamagedPackage: a state that is not a tensor of known size.
+        DamagedPackage: a state that is not a tensor of known size, or states of absurd size.
     """
     found: dict[str, TensorType] = {}
     for value in inputs:
@@ -75,6 +75,10 @@ def state_types(inputs: Iterable[NamedType]) -> dict[str, TensorType]:
             if not isinstance(value.type.wrapped, TensorType) or value.type.wrapped.elements() is None:
                 raise DamagedPackage(f"The program's state {value.name!r} is not a tensor of known size.")
             found[value.name] = value.type.wrapped
+    if sum(held.elements() or 0 for held in found.values()) > LARGEST_VALUE:
+        raise DamagedPackage(
+            f"The program keeps the states {', '.join(map(str, found.values()))}; nothing on a phone is so large."
+        )
     return found
 
 

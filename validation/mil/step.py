@@ -15,6 +15,7 @@ from lvexport.validation.mil.binding import Argument, Computed, Constants, bind,
 from lvexport.validation.mil.call import Call
 from lvexport.validation.mil.conformity import conforms, described
 from lvexport.validation.mil.errors import DamagedPackage, FailedOp, MilError
+from lvexport.validation.mil.keeping import bytes_of
 from lvexport.validation.mil.nesting import Meter, Value
 from lvexport.validation.mil.numerics import CARRIERS, Numerics, is_half, round_to_half
 from lvexport.validation.mil.program import Binding, Operation, Opset, Reference
@@ -43,6 +44,7 @@ class Step:
         bodies: the operation's blocks.
         effect: it changes a state, so that it runs even if nobody uses its results.
         released: names of the values that no later step needs.
+        bytes: of the results as they are held, those of unknown size left out.
     """
 
     type: str
@@ -56,6 +58,7 @@ class Step:
     bodies: tuple[Body, ...] = ()
     effect: bool = False
     released: tuple[str, ...] = ()
+    bytes: int = 0
 
     def uses(self) -> set[str]:
         """Names of the computed values that it needs, those that its blocks see included."""
@@ -141,7 +144,8 @@ def make_step(
     names = tuple(output.name for output in operation.outputs)
     effect = entry.effect or any(body.effect for body in bodies)
     bits = {name: tuple(_bits(b, declared) for b in bindings) for name, bindings in operation.inputs.items()}
-    return Step(operation.type, call, entry.function, fixed, wired, names, bits, rounded, bodies, effect)
+    size = sum(bytes_of(output) or 0 for output in outputs)
+    return Step(operation.type, call, entry.function, fixed, wired, names, bits, rounded, bodies, effect, bytes=size)
 
 
 def title(operation: Operation) -> str:

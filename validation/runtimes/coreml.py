@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lvexport.converters.contract import TensorSpec
 from lvexport.validation.contract import (
@@ -18,6 +21,7 @@ from lvexport.validation.contract import (
     ArtifactError,
     Availability,
     Description,
+    OpCost,
     Overflow,
 )
 
@@ -26,55 +30,83 @@ NUMERICS = ("exact", JUDGED, "pessimistic")  # of the interpreter; on a Mac they
 
 
 class CoreMLSession:
-    """``predict`` is Core ML's or the interpreter's: both follow coremltools' calling convention."""
+    """``engine`` is Core ML or the interpreter: both follow coremltools' calling convention."""
 
-    def __init__(self, artifact: Path, model: Any, predict: Any) -> None:
+    def __init__(self, artifact: Path, model: Any, engine: Any) -> None:
         self._artifact = artifact
-        self._predict = predict
+        self._model = model
+        self._engine = engine
+        self._state = new_state(engine, model)
         self.numerics: tuple[str, ...] = NUMERICS if model.computes_in_half else ()
-        self._labels = model.labels
         self.labels = tuple(map(str, model.labels))
+        self._taken = {f.name: f for f in model.inputs}
+        self._made = {f.name: f for f in model.outputs if f.kind != "label"}
         self.inputs = tuple(map(input_spec, model.inputs))
-        self.outputs = tuple(output_spec(o, len(model.labels)) for o in model.outputs if o.kind != "label")
+        self.outputs = tuple(output_spec(f, len(model.labels)) for f in self._made.values())
+
+    def restart(self) -> None:
+        self._state = new_state(self._engine, self._model)
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        answer = self._predict(
-            {s.name: picture(inputs[s.name]) if s.dtype == PICTURE else inputs[s.name] for s in self.inputs}
-        )
-        return {s.name: self._array(answer[s.name], s) for s in self.outputs}
+        answer = self._predict(self._given(inputs))
+        return {name: returned(answer[name], feature, self._model.labels) for name, feature in self._made.items()}
 
     def under(self, numerics: str) -> NumericalSession:
-        return NumericalSession(self._artifact, numerics)
+        return NumericalSession(self._artifact, loaded(self._artifact, numerics), numerics)
 
-    def _array(self, value: Any, spec: TensorSpec) -> Array:
-        import numpy as np
+    def profile(self, inputs: Mapping[str, Array], inferences: int) -> tuple[OpCost, ...]:
+        """Of the interpreter, on a Mac too: Core ML does not tell."""
+        state = new_state(self._model, self._model)
+        found = self._model.profile(self._given(inputs), state, predictions=inferences)
+        return tuple(OpCost(**asdict(op)) for op in found.ops)
 
-        if spec.dtype == PROBABILITIES:
-            return np.asarray([[value[label] for label in self._labels]], np.float32)
-        return np.asarray(value)
+    def _given(self, inputs: Mapping[str, Array]) -> Mapping[str, Any]:
+        return {name: given(inputs[name], feature) for name, feature in self._taken.items()}
+
+    def _predict(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        answer: Mapping[str, Any] = self._engine.predict(data, state=self._state)
+        return answer
 
 
 class NumericalSession(CoreMLSession):
     """The interpreter, with one of its numerics, on the lookout for the first overflow."""
 
-    def __init__(self, artifact: Path, numerics: str) -> None:
-        self._model = loaded(artifact, numerics)
+    def __init__(self, artifact: Path, model: Any, numerics: str) -> None:
+        super().__init__(artifact, model, model)
         self._name = numerics
         self._exact: Any = None  # only loaded if there is something to compare
+        self._earlier: list[Mapping[str, Any]] = []  # what was run since the states were new
         self.overflow: Overflow | None = None
-        super().__init__(artifact, self._model, self._watched)
 
-    def _watched(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
+    def restart(self) -> None:
+        super().restart()
+        self._earlier = []
+
+    def under(self, numerics: str) -> NumericalSession:
+        return self if numerics == self._name else super().under(numerics)
+
+    def _predict(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        from lvexport.validation.mil.overflow import NotFinite
+
+        seen = NotFinite()
+        answer: Mapping[str, Any] = self._model.watched(data, seen, self._state)
+        if seen.found and self.overflow is None:
+            self.overflow = self._compared(data, seen)
+        if self._state is not None:
+            self._earlier.append(data)
+        return answer
+
+    def _compared(self, data: Mapping[str, Any], seen: Any) -> Overflow | None:
+        """With what the program makes of the same data, and of all since the states were new, without rounding."""
         from lvexport.validation.mil.overflow import NotFinite, first_overflow
 
-        seen, exact = NotFinite(), NotFinite()
-        answer: Mapping[str, Any] = self._model.watched(data, seen)
-        if seen.found and self.overflow is None:
-            self._exact = self._exact or loaded(self._artifact, "exact")
-            self._exact.watched(data, exact)
-            operation = first_overflow(seen, exact)
-            self.overflow = None if operation is None else Overflow(self._name, operation)
-        return answer
+        self._exact = self._exact or loaded(self._artifact, "exact")
+        state, exact = new_state(self._exact, self._model), NotFinite()
+        for earlier in self._earlier:
+            self._exact.predict(earlier, state)
+        self._exact.watched(data, exact, state)
+        operation = first_overflow(seen, exact)
+        return None if operation is None else Overflow(self._name, operation)
 
 
 class CoreML:
@@ -94,11 +126,13 @@ class CoreML:
 
         torch.set_num_threads(threads)
         model = loaded(artifact)
-        return CoreMLSession(artifact, model, apples_predict(artifact) if ON_MACOS else model.predict)
+        if model.computes_in_half and not ON_MACOS:
+            return NumericalSession(artifact, model, JUDGED)
+        return CoreMLSession(artifact, model, apples(artifact) if ON_MACOS else model)
 
     def describe(self, artifact: Path) -> Description:
         model = loaded(artifact)
-        session = CoreMLSession(artifact, model, model.predict)
+        session = CoreMLSession(artifact, model, model)
         operators = Counter(operation.type for operation in model.operations)
         return Description(session.inputs, session.outputs, dict(operators))
 
@@ -113,31 +147,58 @@ def loaded(artifact: Path, numerics: str = JUDGED) -> Any:
         raise ArtifactError(str(error)) from error
 
 
-def apples_predict(artifact: Path) -> Any:
+def apples(artifact: Path) -> Any:
     """Core ML itself, on all of the Mac's compute units."""
     import coremltools
 
-    return coremltools.models.MLModel(str(artifact)).predict
+    return coremltools.models.MLModel(str(artifact))
 
 
-def picture(pixels: Array) -> Any:
+def new_state(engine: Any, model: Any) -> Any:
+    """A state of zeros, as both engines begin with; None for a model that keeps none."""
+    return engine.make_state() if model.states else None
+
+
+def given(value: Array, feature: Any) -> Any:
+    """An input as predict takes it."""
     from PIL import Image
 
-    return Image.fromarray(pixels)
+    if feature.kind != "image":
+        return value
+    return Image.fromarray(value.astype(np.float32) if feature.layout == "GRAYSCALE_FLOAT16" else value)
+
+
+def returned(value: Any, feature: Any, labels: Sequence[Any]) -> Array:
+    """An output of predict as an array of the shape that ``output_spec`` says."""
+    if feature.kind == "probabilities":
+        return np.asarray([[value[label] for label in labels]], np.float32)
+    if feature.layout == "GRAYSCALE_FLOAT16":
+        return np.asarray(value)[np.newaxis, np.newaxis]
+    return np.asarray(value)[np.newaxis] if feature.kind == "image" else np.asarray(value)
 
 
 def input_spec(feature: Any) -> TensorSpec:
-    if feature.kind == "image":
-        _, _, height, width = feature.shape
-        return TensorSpec(feature.name, (height, width, 3), PICTURE)
     shape = () if None in feature.shape else tuple(feature.shape)  # no shape: the artifact itself says what it takes
+    if feature.kind == "image":
+        return TensorSpec(feature.name, pixels(shape), PICTURE)
     return TensorSpec(feature.name, shape, feature.dtype)
 
 
 def output_spec(feature: Any, classes: int) -> TensorSpec:
     if feature.kind == "probabilities":
         return TensorSpec(feature.name, (1, classes), PROBABILITIES)
-    return TensorSpec(feature.name, tuple(feature.shape or ()), feature.dtype)
+    shape = tuple(feature.shape or ())
+    if feature.kind == "image" and feature.layout != "GRAYSCALE_FLOAT16":
+        return TensorSpec(feature.name, pixels(shape), PICTURE)
+    return TensorSpec(feature.name, shape, feature.dtype)
+
+
+def pixels(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of the tensor (1, channels, H, W), the picture's shape: (H, W, 3), or (H, W) in grey."""
+    if not shape:
+        return ()
+    _, channels, height, width = shape
+    return (height, width, channels) if channels > 1 else (height, width)
 
 
 RUNTIME = CoreML()

@@ -83,8 +83,18 @@ def test_einsum_over_several_dimensions() -> None:
     result = HALVES.einsum("abc,cdbe->ade", (x, y))
     assert result.shape == (3, 2, 6)
     assert result[2, 1, 5].item() == products(x[2].flatten(), y[:, 1, :, 5].T.flatten())
-    with pytest.raises(NotImplementedError, match="no product of matrices"):
-        HALVES.einsum("abc,cd->ad", (x, halves(5, 6)))
+
+
+def test_einsum_that_is_no_product_of_matrices() -> None:
+    x, y = halves(3, 4, 5), halves(5, 6)
+    result = HALVES.einsum("abc,cd->ad", (x, y))
+    assert result[2, 1].item() == products(x[2].flatten(), y[:, 1].repeat(4))
+    alone = HALVES.einsum("abc,de->ae", (x, y))
+    assert alone[1, 3].item() == products(x[1].flatten().repeat_interleave(5), y[:, 3].repeat(20))
+    square = halves(4, 4)
+    torch.testing.assert_close(
+        HALVES.einsum("ii,i->i", (square, square[0])), (square.diag() * square[0]).half().float()
+    )
 
 
 @pytest.mark.parametrize(

@@ -67,16 +67,16 @@ class Block:
 def package(tmp_path):
     """package(fill): one whose program ``fill(block)`` writes; it takes x [1, 4] and returns ``out``."""
 
-    def package(fill):
+    def package(fill, opset="CoreML7"):
         model = protos._generated("Model_pb2").Model(specificationVersion=8)
         for feature in (model.description.input.add(name="x"), model.description.output.add(name="out")):
             feature.type.multiArrayType.dataType = 65568
             feature.type.multiArrayType.shape.extend([1, 4])
         model.mlProgram.version = 1
         function = model.mlProgram.functions["main"]
-        function.opset = "CoreML7"
+        function.opset = opset
         tensor(function.inputs.add(name="x").type, FLOAT, 1, 4)
-        fill(Block(function.block_specializations["CoreML7"]))
+        fill(Block(function.block_specializations[opset]))
         folder = tmp_path / "hostile.mlpackage"
         (folder / "Data").mkdir(parents=True)
         (folder / "Data" / "model.mlmodel").write_bytes(model.SerializeToString())
@@ -156,6 +156,80 @@ def nested(depth):
         block.returns(f"v{depth}")
 
     return fill
+
+
+def fills(block):
+    """Sixty-four values of 4 GiB each, all of them live until the last."""
+    for number in range(64):
+        shape = block.const(f"s{number}", [2**15, 2**15])
+        block.op("fill", f"big{number}", FLOAT, (2**15, 2**15), shape=shape, value=block.const(f"v{number}", 1.0))
+    block.op("concat", "out", FLOAT, (None, None), values=[f"big{n}" for n in range(64)], axis=block.const("a", 0))
+    block.returns("out")
+
+
+def test_values_that_are_live_at_once(package):
+    path = package(fills)
+    found = watched(lambda: mil.load(path, most_bytes=MEBIBYTE).predict({"x": X}), mil.MilError, path, MOST_BYTES)
+    assert found.outcome == "refused", found
+    assert "live when the operation fill" in found.detail, found
+
+
+def test_values_that_are_let_go_do_not_count(package):
+    def fill(block):
+        for number in range(8):
+            block.op("add", f"y{number}", FLOAT, (1, 4), x=f"y{number - 1}" if number else "x", y="x")
+        block.op("identity", "out", FLOAT, (1, 4), x="y7")
+        block.returns("out")
+
+    path, each = package(fill), X.nbytes
+    np.testing.assert_array_equal(mil.load(path, most_bytes=2 * each).predict({"x": X})["out"], 9 * X)
+    with pytest.raises(mil.FailedOp, match="most_bytes"):
+        mil.load(path, most_bytes=2 * each - 1).predict({"x": X})
+
+
+def constants_of(block, name, dtype, shape, **inputs):
+    operation = block.message.operations.add(type=name)
+    tensor(operation.outputs.add(name="big").type, dtype, *shape)
+    for parameter, value in inputs.items():
+        operation.inputs[parameter].arguments.add(name=value)
+    block.op("identity", "out", dtype, shape, x="big")
+    block.returns("out")
+
+
+def vectors(block):
+    """A table whose entries are vectors of 2^16 elements, and 2^10 indices into it."""
+    lut = block.const("lut", np.zeros((1, 1, 2**16), np.float32))
+    indices = block.const("indices", np.zeros((2**10, 1), np.int32))
+    shape = (2**26, 1)
+    constants_of(
+        block, "constexpr_lut_to_dense", FLOAT, shape, indices=indices, lut=lut, vector_axis=block.const("axis", 0)
+    )
+
+
+def broadcast(block):
+    """Data of 2^15 rows of one element, and a scale along the other axis."""
+    inputs = {
+        "quantized_data": block.const("data", np.zeros((2**15, 1), np.int32)),
+        "zero_point": block.const("zero", np.int32(0)),
+        "scale": block.const("scale", np.ones(2**15, np.float32)),
+        "axis": block.const("axis", 1),
+    }
+    constants_of(block, "constexpr_affine_dequantize", FLOAT, (2**15, 2**15), **inputs)
+
+
+@pytest.mark.parametrize(("fill", "opset"), [(vectors, "CoreML8"), (broadcast, "CoreML7")])
+def test_constants_that_grow_without_measure(fill, opset, package):
+    refused(package(fill, opset), "times the size of the package")
+
+
+def test_states_of_absurd_size(package):
+    path = package(lambda block: (block.op("identity", "out", FLOAT, (1, 4), x="x"), block.returns("out")))
+    model = protos.parse_model(path / "Data" / "model.mlmodel")
+    function = model.mlProgram.functions["main"]
+    for name in "ab":
+        tensor(function.inputs.add(name=name).type.stateType.wrappedType, FLOAT, 2**15, 2**15)
+    (path / "Data" / "model.mlmodel").write_bytes(model.SerializeToString())
+    refused(path, "keeps the states")
 
 
 def test_blocks_within_blocks(package):

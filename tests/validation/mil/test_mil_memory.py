@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from lvexport.validation import mil
+from lvexport.validation.mil import keeping
 from tools.mil_fuzz.watch import MEBIBYTE, watched
 
 SIDE = 2048
-LAYERS = 3
+LAYERS = 6
 MOST = 3  # times the package's size, and what the program and its activations take
 BESIDES = 8 * MEBIBYTE
 CHANCE = np.random.default_rng(5)
@@ -23,7 +24,7 @@ def size(package):
 
 @pytest.fixture(scope="module", params=[np.float32, np.float16], ids=["fp32", "fp16"])
 def large(request, save):
-    """Linear layers with 12.6 million weights, and an input."""
+    """Linear layers with 25 million weights, and an input."""
 
     def build(mb, x):
         for _ in range(LAYERS):
@@ -85,6 +86,48 @@ def test_compressed_constants_are_unpacked_at_their_first_use(save):
     assert grown(lambda: mil.load(package), package).bytes < BESIDES
     assert grown(lambda: mil.load(package).predict({"x": x}, outputs=["x"]), package).bytes < BESIDES
     assert grown(lambda: mil.load(package).predict({"x": x}), package).bytes > 4 * SIDE * SIDE
+
+
+@pytest.fixture(scope="module")
+def palettes(save):
+    """Twelve linear layers of 4-bit indices, and one of 4-bit integers: 26 MiB, unpacked eight times as much."""
+    from coremltools.converters.mil.mil import types
+
+    uint4 = types.nptype_from_builtin(types.uint4)
+
+    def build(mb, x):
+        for _ in range(12):
+            indices = CHANCE.integers(0, 16, (SIDE, SIDE)).astype(uint4)
+            lut = CHANCE.random((1, 1, 16, 1), np.float32) / SIDE
+            x = mb.linear(x=x, weight=mb.constexpr_lut_to_dense(indices=indices, lut=lut))
+        data = CHANCE.integers(0, 16, (SIDE, SIDE)).astype(uint4)
+        scale = CHANCE.random((SIDE, SIDE // 32), np.float32) / SIDE
+        return {"out": mb.linear(x=x, weight=mb.constexpr_blockwise_shift_scale(data=data, scale=scale))}
+
+    return save(build, {"x": np.ones((1, SIDE), np.float32)}, "iOS18")
+
+
+def twice(package):
+    model = mil.load(package)
+    return [model.predict({"x": np.ones((1, SIDE), np.float32)})["out"] for _ in range(2)]
+
+
+def test_compressed_constants_take_no_more_than_others(palettes, monkeypatch):
+    kept, again = twice(palettes)
+    most = MOST * size(palettes) + BESIDES
+    assert grown(partial(twice, palettes), palettes).bytes < most
+    monkeypatch.setattr(keeping, "ROOM", 100)
+    np.testing.assert_array_equal(np.stack([kept, again]), np.stack(twice(palettes)))
+    assert grown(partial(twice, palettes), palettes).bytes > 1.5 * most
+
+
+def test_stored_constants_without_room_are_read_each_time(large, monkeypatch):
+    package, x = large
+    kept = predicted(package, x)["out"]
+    monkeypatch.setattr(keeping, "ROOM", 0)
+    monkeypatch.setattr(keeping, "LEAST_ROOM", 0)
+    np.testing.assert_array_equal(predicted(package, x)["out"], kept)
+    assert grown(lambda: predicted(package, x), package).bytes < 4 * LAYERS * SIDE * SIDE * 2 / 3
 
 
 def test_a_file_cut_short_while_it_is_in_use(save):

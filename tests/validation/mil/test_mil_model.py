@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lvexport.validation import mil
-from lvexport.validation.mil import table
+from lvexport.validation.mil import protos, table
 
 X = np.linspace(-2, 2, 12, dtype=np.float32).reshape(1, 3, 4)
 HALF = np.array([[1.0, 1000.0, 60000.0, 3.0, 0.1]], dtype=np.float16)
@@ -193,3 +193,17 @@ assert mil.load(sys.argv[1]).predict({"x": np.zeros((1, 3, 4)), "n": [1, 1]})["o
 """
     done = subprocess.run([sys.executable, "-c", script, str(chain)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_package_for_ios_26(save):
+    x = np.linspace(-1, 1, 4, dtype=np.float32).reshape(1, 4)
+
+    def build(mb, x):
+        return {"out": mb.gelu(x=mb.linear(x=x, weight=np.eye(4, dtype=np.float32)))}
+
+    package = save(build, {"x": x}, "iOS26")
+    message = protos.parse_model(package / "Data/com.apple.CoreML/model.mlmodel")
+    assert message.specificationVersion == 10
+    assert message.mlProgram.functions["main"].opset == "CoreML9"
+    expected = torch.nn.functional.gelu(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(mil.load(package).predict({"x": x})["out"], expected, atol=1e-6)

@@ -126,3 +126,19 @@ def test_compressed_constants_are_unpacked_alike(save):
     taps = {n: mil.load(path, numerics=n).predict({"h": ONES}, outputs=["w"])["w"] for n in MODES}
     for found in taps.values():
         np.testing.assert_array_equal(found, taps["rounded"])
+
+
+def test_half_precision_inside_a_branch_alone_is_seen(save):
+    def build(mb, x):
+        def small():
+            return mb.cast(x=mb.exp(x=mb.cast(x=x, dtype="fp16"), name="raised"), dtype="fp32")
+
+        positive = mb.greater(x=mb.reduce_max(x=x, keep_dims=False), y=np.float32(0))
+        return {"out": mb.cond(pred=positive, _true_fn=small, _false_fn=lambda: mb.exp(x=x))}
+
+    x = np.full((1, 4), 12, np.float32)
+    package = save(build, {"x": x})
+    model = mil.load(package)
+    assert model.computes_in_half
+    assert np.isinf(model.predict({"x": x})["out"]).all()
+    assert not mil.load(save(lambda mb, x: {"out": mb.exp(x=x)}, {"x": x})).computes_in_half

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from lvexport.validation import mil
+from lvexport.validation.contract import Overflow
 from lvexport.validation.mil.overflow import NotFinite, first_overflow
+from lvexport.validation.runtimes.coreml import RUNTIME
 
 H = np.linspace(-3, 3, 64, dtype=np.float16).reshape(1, 64)
 
@@ -69,3 +71,34 @@ def test_inside_a_loop_the_round_in_which_it_happens_is_compared(overflow):
         return {"out": mb.tanh(x=x)}
 
     assert overflow(build, "rounded").startswith("mul (which makes 'grown")
+
+
+def test_the_run_that_is_judged_looks_out_by_itself(save):
+    session = RUNTIME.load(
+        save(lambda mb, h: {"out": mb.tanh(x=mb.mul(x=h, y=np.float16(9000), name="big"))}, {"h": H}), 1
+    )
+    assert session.under("rounded") is session
+    for _ in range(20):
+        session.run({"h": H})
+    assert session.overflow is None
+    session.run({"h": 10 * H})
+    assert session.overflow == Overflow("rounded", "mul (which makes 'big')")
+
+
+def test_states_are_followed_without_rounding_too(save):
+    def build(mb, h, total):
+        mb.coreml_update_state(
+            state=total, value=mb.mul(x=mb.read_state(input=total), y=np.float16(0.5), name="halved")
+        )
+        summed = mb.add(x=mb.read_state(input=total), y=h)
+        mb.coreml_update_state(state=total, value=summed)
+        return {"out": mb.tanh(x=mb.mul(x=summed, y=np.float16(1000), name="big"))}
+
+    session = RUNTIME.load(save(build, {"h": H}, "iOS18", states={"total": H.shape}), 1)
+    masked = np.where(H > 0, H, np.float16(-np.inf)).astype(np.float16)
+    for given in (masked, H):  # an infinity that is meant stays in the state
+        session.run({"h": given})
+    assert session.overflow is None
+    session.restart()
+    session.run({"h": np.float16(30) * H})
+    assert session.overflow == Overflow("rounded", "mul (which makes 'big')")

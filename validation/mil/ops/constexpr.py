@@ -1,8 +1,13 @@
-"""Compressed constants (``iOS16/constexpr_ops.py``, ``iOS18/compression.py``), unpacked when the program is read."""
+"""Compressed constants (``iOS16/constexpr_ops.py``, ``iOS18/compression.py``), unpacked when they are used.
+
+What is computed on the way, such as indices of 32 bits, can take several times the memory of the result, so that this
+is done for some rows after the others.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -13,9 +18,14 @@ from lvexport.validation.mil.packing import unpack
 from lvexport.validation.mil.program import Opset
 from lvexport.validation.mil.table import op
 
+CHUNK = 2**18  # elements that are unpacked at a time
+
 
 @op("constexpr_affine_dequantize", since=Opset.IOS16)
-def constexpr_affine_dequantize(quantized_data: Tensor, zero_point: Tensor, scale: Tensor, axis: int) -> Tensor:
+def constexpr_affine_dequantize(
+    quantized_data: Tensor, zero_point: Tensor, scale: Tensor, axis: int, call: Call
+) -> Tensor:
+    call.expect(tuple(quantized_data.shape))
     steps = quantized_data.to(scale.dtype) - along(zero_point, quantized_data, axis)
     return along(scale, quantized_data, axis) * steps
 
@@ -34,7 +44,8 @@ def constexpr_lut_to_dense(indices: Tensor, lut: Tensor, shape: tuple[int, ...],
     if 2**bits != lut.numel() or indices.numel() != (count * bits + 7) // 8:
         raise ValueError(f"{indices.numel()} bytes of indices and {lut.numel()} values do not make the shape {shape}")
     call.expect(shape)
-    return lut[torch.from_numpy(unpack(indices.numpy(), count, bits)).long()].reshape(shape)
+    numbers = torch.from_numpy(unpack(indices.numpy(), count, bits))
+    return _by_rows(count, (), lut.dtype, lambda rows: lut[numbers[rows].int()]).reshape(shape)
 
 
 @op("constexpr_lut_to_dense", exact=True, since=Opset.IOS18)
@@ -62,10 +73,15 @@ def constexpr_lut_to_sparse(
 @op("constexpr_blockwise_shift_scale", since=Opset.IOS18)
 def constexpr_blockwise_shift_scale(data: Tensor, scale: Tensor, offset: Tensor | None = None) -> Tensor:
     """scale · (data - offset), with one scale and offset for each block of ``data``."""
-    steps = data.to(scale.dtype)
-    if offset is not None:
-        steps = steps - _spread(offset, tuple(data.shape))
-    return _spread(scale, tuple(data.shape)) * steps
+    sizes = tuple(data.shape)
+
+    def scaled(rows: slice) -> Tensor:
+        steps = data[rows].to(scale.dtype, copy=True)
+        if offset is not None:
+            steps -= _spread(offset, sizes, rows)
+        return steps.mul_(_spread(scale, sizes, rows))
+
+    return _by_rows(len(data), sizes[1:], scale.dtype, scaled)
 
 
 @op("constexpr_sparse_blockwise_shift_scale", since=Opset.IOS18)
@@ -106,35 +122,48 @@ def _looked_up(indices: Tensor, lut: Tensor, vector_axis: int | None) -> Tensor:
     *blocks, palettes, vector = lut.shape
     if indices.numel() and int(indices.max()) >= palettes:
         raise ValueError(f"an index lies outside of a table of {palettes}")
-    # Indices of 32 bits: those of 64 would take twice the memory of the values that they look up.
-    entry = _block_numbers(tuple(indices.shape), tuple(blocks)) * palettes + indices.int()
-    values = lut.reshape(-1, vector)[entry]  # [*I, vector]
-    if vector == 1:
-        return values.squeeze(-1)
+    sizes, entries = tuple(indices.shape), lut.reshape(-1, vector)
     axis = (vector_axis or 0) % indices.ndim
-    return values.movedim(-1, axis + 1).reshape(_looked_up_shape(tuple(indices.shape), lut, vector_axis))
+
+    def found(rows: slice) -> Tensor:
+        values = entries[_block_numbers(sizes, tuple(blocks), rows) * palettes + indices[rows].int()]  # [*I, vector]
+        return values.movedim(-1, axis + 1).flatten(1)
+
+    values = _by_rows(len(indices), (math.prod(sizes[1:]) * vector,), lut.dtype, found)
+    return values.reshape(_looked_up_shape(sizes, lut, vector_axis))
+
+
+def _by_rows(count: int, row: tuple[int, ...], dtype: torch.dtype, make: Callable[[slice], Tensor]) -> Tensor:
+    """[count, *row], of which ``make`` makes some rows at a time."""
+    result = torch.empty(count, *row, dtype=dtype)
+    some = max(1, CHUNK // max(1, math.prod(row)))
+    for start in range(0, count, some):
+        rows = slice(start, start + some)
+        result[rows] = make(rows)
+    return result
 
 
 def _dense(nonzero_data: Tensor, mask: Tensor) -> Tensor:
     kept = mask != 0
     if int(kept.sum()) != nonzero_data.numel():
         raise ValueError(f"{nonzero_data.numel()} values are given for {int(kept.sum())} places of the mask")
-    return torch.zeros(mask.shape, dtype=nonzero_data.dtype).masked_scatter(kept, nonzero_data)
+    return torch.zeros(mask.shape, dtype=nonzero_data.dtype).masked_scatter_(kept, nonzero_data)
 
 
-def _block_numbers(sizes: tuple[int, ...], blocks: tuple[int, ...]) -> Tensor:
+def _block_numbers(sizes: tuple[int, ...], blocks: tuple[int, ...], rows: slice) -> Tensor:
     """Number of the block, in row-major order of ``blocks``, that each element of a tensor of ``sizes`` is in.
 
-    A dimension that is not divided has a size of 1 in it.
+    Only those in ``rows`` of its first dimension are numbered. A dimension that is not divided has a size of 1.
     """
     numbers = torch.zeros([1] * len(sizes), dtype=torch.int32)
     for dim, (size, count) in enumerate(zip(sizes, blocks, strict=True)):
         if count == 0 or size % count:
             raise ValueError(f"{size} elements do not divide into {count} blocks")
         place = torch.arange(size if count > 1 else 1, dtype=torch.int32) // max(1, size // count)
+        place = place[rows] if dim == 0 and count > 1 else place
         numbers = numbers * count + place.reshape([-1 if other == dim else 1 for other in range(len(sizes))])
     return numbers
 
 
-def _spread(parameter: Tensor, sizes: tuple[int, ...]) -> Tensor:
-    return parameter.reshape(-1)[_block_numbers(sizes, tuple(parameter.shape))]
+def _spread(parameter: Tensor, sizes: tuple[int, ...], rows: slice) -> Tensor:
+    return parameter.reshape(-1)[_block_numbers(sizes, tuple(parameter.shape), rows)]

@@ -56,6 +56,7 @@ def conv_quantized(
 ) -> Tensor:
     """As ``conv``, with weights quant_scale · weight + quant_bias; scale and bias are one or C_out numbers."""
     if quantization_type != "linear":
+        # Nor has the operation a parameter for the table that the type ``lut`` would need.
         raise NotImplementedError(f"conv_quantized of type {quantization_type!r} is not documented")
     shape = (-1, *([1] * (weight.ndim - 1)))
     weight = weight.to(x.dtype) * quant_scale.reshape(shape) + quant_bias.reshape(shape)
