@@ -244,8 +244,10 @@ def finish(made: Bundle, printing: Printing, show: Any) -> int:
 
 
 @app.command(name="list")
-def list_(what: Literal["models", "targets", "recipes"] = "models", *, printing: Printing = Printing()) -> int:
-    """List what there is: models, targets or recipes.
+def list_(
+    what: Literal["models", "targets", "recipes", "rewrites"] = "models", *, printing: Printing = Printing()
+) -> int:
+    """List what there is: models, targets, recipes, or rewrites for inference.
 
     For example:
 
@@ -255,7 +257,7 @@ def list_(what: Literal["models", "targets", "recipes"] = "models", *, printing:
     Parameters
     ----------
     what
-        models, targets or recipes.
+        models, targets, recipes or rewrites.
     """
     from lvexport.listing import rows
     from lvexport.render import table

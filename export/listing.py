@@ -7,14 +7,16 @@ from typing import Any
 
 from lvexport.converters.recipes import RECIPES
 from lvexport.converters.registry import ALIASES, CONVERTERS
+from lvexport.converters.rewrites.defaults import table
+from lvexport.converters.rewrites.registry import REWRITES
 from lvexport.models.registry import ENTRIES, demo, families
 
 Rows = tuple[tuple[str, ...], Sequence[tuple[Any, ...]]]
 
 
 def rows(what: str) -> Rows:
-    """Column names and rows of ``models``, ``targets`` or ``recipes``."""
-    return {"models": models, "targets": targets, "recipes": recipes}[what]()
+    """Column names and rows of ``models``, ``targets``, ``recipes`` or ``rewrites``."""
+    return {"models": models, "targets": targets, "recipes": recipes, "rewrites": rewrites}[what]()
 
 
 def models() -> Rows:
@@ -41,3 +43,19 @@ def recipes() -> Rows:
         for r in RECIPES.values()
     ]
     return ("name", "targets", "summary"), found
+
+
+def rewrites() -> Rows:
+    found = [
+        (
+            r.name,
+            ",".join(f"{t} {p}" for t, rows in table()["rewrites"].items() for p in rows if _by_default(t, p, r.name)),
+            r.summary,
+        )
+        for r in REWRITES.values()
+    ]
+    return ("name", "default for", "summary"), found
+
+
+def _by_default(target: str, recipe: str, name: str) -> bool:
+    return any(name in names for names in table()["rewrites"][target][recipe].values())

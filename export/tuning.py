@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import platformdirs
 from pydantic import TypeAdapter
 
 from lvexport import files
@@ -26,6 +25,7 @@ from lvexport.converters.recipes import FP32, RECIPES
 from lvexport.converters.rewrites.registry import REWRITES
 from lvexport.errors import CellError, LvexportError
 from lvexport.jobs import DESCRIPTION, ConvertJob, DescribeJob
+from lvexport.models.hub import cache_root
 from lvexport.plan import Cell, code_digest, measured_here
 from lvexport.processes import Workshop
 from lvexport.timing import times
@@ -83,7 +83,7 @@ def kept(cell: Cell, digest: str) -> Path:
     """Where the result for a cell and a captured program is kept."""
     parts = [digest, cell.target, cell.recipe, dict(cell.options), measured_here(cell), code_digest()]
     name = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    return Path(platformdirs.user_cache_dir("lvexport")) / "tuned" / f"{name}.json"
+    return cache_root() / "tuned" / f"{name}.json"
 
 
 def allowed(cell: Cell) -> Names:

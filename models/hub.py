@@ -75,9 +75,14 @@ def offline() -> bool:
 
 def cache() -> Path:
     """The folder that downloads are kept in."""
+    return cache_root() / "hub"
+
+
+def cache_root() -> Path:
+    """The folder of everything that is kept for later runs."""
     import platformdirs
 
-    return Path(os.environ.get("LVEXPORT_CACHE") or platformdirs.user_cache_dir("lvexport")) / "hub"
+    return Path(os.environ.get("LVEXPORT_CACHE") or platformdirs.user_cache_dir("lvexport"))
 
 
 def folder(repo: str, revision: str) -> Path:

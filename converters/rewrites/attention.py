@@ -28,55 +28,61 @@ def split_projections(module: GraphModule) -> None:
     for layer in calls(module, *layers.LAYERS):
         if not layers.is_layer(module, layer) or layers.group_count(layer) != 1:
             continue
-        pieces = _pieces(layer, axes.whole(shape(layer)), taken=False)
-        if pieces and all(view is not None for view in pieces.values()):
-            for piece, view in pieces.items():
-                assert view is not None
-                replace_piece(module, layer, piece, view)
+        pieces = _pieces(layer, axes.whole(shape(layer)))
+        if pieces and all(piece is not layer and _is_all_but_features(layer, view) for piece, view in pieces):
+            for piece, view in pieces:
+                _replace_piece(module, layer, piece, view)
     prune(module)
 
 
-def _pieces(node: Node, view: View | None, taken: bool) -> dict[Node, View | None] | None:
-    """The parts that a node is taken apart into, as they are read. None where it is read as a whole as well."""
-    found: dict[Node, View | None] = {}
+def _pieces(node: Node, view: View) -> list[tuple[Node, View]]:
+    """The parts of a layer's output that something other than a view reads, with what of it they are.
+
+    The layer itself is among them where it is read as a whole, or in a part that is no product of ranges.
+    """
+    found: list[tuple[Node, View]] = []
     for user in node.users:
-        if view is None:
-            return None
-        if user.op != "call_function":
-            return None
-        if user.target in axes.VIEWS:
-            inner = _pieces(user, axes.through(user, view), taken)
-            if inner is None and taken:
-                inner = {node: view}
-        else:
-            parts = axes.parts(user, view)
-            inner = {node: view} if parts is None and taken else None
-            if parts is not None:
-                inner = {}
-                for part, its in parts.items():
-                    deeper = _pieces(part, its, taken=True)
-                    inner |= {part: its} if deeper is None else deeper
-        if inner is None:
-            return None
-        found |= inner
-    return found
+        parts = {} if user.op != "call_function" else _taken(user, view)
+        if not parts or any(part is None for part in parts.values()):
+            found.append((node, view))
+        for part, its in parts.items():
+            if its is not None:
+                found += _pieces(part, its)
+    return list(dict(found).items())
 
 
-def replace_piece(module: GraphModule, layer: Node, piece: Node, view: View) -> None:
-    """Give the part of a layer's output a layer of its own, with those rows of the weights."""
+def _taken(user: Node, view: View) -> dict[Node, View | None]:
+    """What a view, or a node that takes a view apart, gives; nothing for all other nodes."""
+    if user.target in axes.VIEWS:
+        return {user: axes.through(user, view)}
+    return axes.parts(user, view) or {}
+
+
+def _is_all_but_features(layer: Node, view: View) -> bool:
+    """Whether a part leaves out nothing but some of a layer's output channels, and not all of them are in it."""
+    inner, outer = _feature_strides(layer)
+    others = prod(size for size, stride in view.atoms if not inner <= stride < outer)
+    channels = prod(size for size, _ in view.atoms) // others
+    within = view.offset % inner == 0 and view.offset < outer
+    return within and others * (outer // inner) == prod(shape(layer)) and channels < outer // inner
+
+
+def _feature_strides(layer: Node) -> tuple[int, int]:
+    """The stride of a layer's output channels, and that of what lies outside of them."""
     axis = layers.output_axis(layer)
     inner = prod(shape(layer)[axis + 1 :])
-    outer = inner * shape(layer)[axis]
+    return inner, inner * shape(layer)[axis]
+
+
+def _replace_piece(module: GraphModule, layer: Node, piece: Node, view: View) -> None:
+    """Give a part of a layer's output a layer of its own, with those rows of the weights."""
+    inner, outer = _feature_strides(layer)
     features = sorted((a for a in view.atoms if inner <= a[1] < outer), key=lambda a: -a[1])
     rows = torch.tensor([view.offset // inner])
     for size, stride in features:
         rows = (rows[:, None] + torch.arange(size) * (stride // inner)).reshape(-1)
     weight, bias = layers.numbers(module, layer)
-    part = call(layer, layer.target, *layer.args)  # type: ignore[arg-type]
-    layers.assign(module, part, weight[rows], bias[rows])
-    part.meta["val"] = (
-        value(layer).narrow(axis, 0, 1).expand(*shape(layer)[:axis], len(rows), *shape(layer)[axis + 1 :]).contiguous()
-    )
+    part = layers.like(module, layer, weight[rows], bias[rows])
     strides = {atom: inner * prod(size for size, _ in features[i + 1 :]) for i, atom in enumerate(features)}
 
     def moved(atom: axes.Atom) -> axes.Atom:
@@ -130,9 +136,6 @@ def batch_products(module: GraphModule) -> None:
     from lvexport.converters.rewrites.views import compose_views
 
     compose_views(module)
-
-
-_ROWWISE = (ATEN.softmax.int, ATEN.relu.default, ATEN.silu.default, ATEN.gelu.default, ATEN.sigmoid.default)
 
 
 def _sink(node: Node) -> None:

@@ -178,21 +178,21 @@ _TAKERS: dict[Any, Any] = {
 }
 
 
-def chain(node: Node) -> tuple[Node, View, int]:
-    """Where a view comes from: the source, what of it is read, and how many permutations that took."""
+def chain(node: Node) -> tuple[Node, View]:
+    """Where a view comes from: the source, and what of it is read."""
     behind: list[Node] = []
     source = node
     while source.op == "call_function" and source.target in VIEWS and is_tensor(source.args[0]):
         behind.append(source)
         source = source.args[0]  # type: ignore[assignment]
-    view, permutations = whole(shape(source)), 0
+    view = whole(shape(source))
     for step in reversed(behind):
         following = through(step, view)
         if following is None:  # begin anew from here
-            source, view, permutations = step, whole(shape(step)), 0
+            source, view = step, whole(shape(step))
         else:
-            view, permutations = following, permutations + (step.target in _ORDERING)
-    return source, view, permutations
+            view = following
+    return source, view
 
 
 def merged(atoms: Dimension) -> Dimension:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
 from lvexport.converters.rewrites import axes
 from lvexport.converters.rewrites.graph import calls, prune, replace
@@ -22,12 +22,7 @@ def _compose(module: GraphModule, rank: int) -> None:
     for node in calls(module, *axes.VIEWS):
         if all(user.target in axes.VIEWS for user in node.users):
             continue  # the end of the chain does it
-        source, view, _ = axes.chain(node)
+        source, view = axes.chain(node)
         if source is not node:
             replace(node, axes.emit(node, source, view, rank))
     prune(module)
-
-
-def ends(node: Node) -> bool:
-    """Whether a chain of views ends with a node."""
-    return node.target in axes.VIEWS and any(user.target not in axes.VIEWS for user in node.users)

@@ -263,3 +263,40 @@ def test_the_table_names_rewrites_that_half_precision_bears() -> None:
                 assert set(names) <= set(REWRITES)
                 if recipe == "fp16" and target != "tflite":
                     assert not any(REWRITES[name].squares for name in names)
+
+
+class TakesOneToken(nn.Module):
+    """A layer of whose output only the first token's is read, as of a class token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x)
+        return y[:, 0] + y[:, 2, :3].sum()
+
+
+def test_tokens_are_not_taken_for_channels() -> None:
+    module = rewritten(TakesOneToken(), torch.randn(2, 5, 8), names=["projections"])
+    assert len(calls(module, ATEN.linear.default)) == 1
+
+
+class PerHead(nn.Module):
+    """Queries, keys and values kept head by head, of different widths, and the keys read twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.qkv = nn.Conv2d(6, 3 * (2 + 2 + 4), 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.qkv(x).reshape(2, 3, 8, 20).transpose(2, 3)
+        q, k, v = qkv.split((2, 2, 4), dim=-1)
+        return torch.softmax(q @ k.transpose(-2, -1), -1) @ v + k.sum()
+
+
+def test_rows_are_gathered_from_every_head() -> None:
+    module = rewritten(PerHead(), torch.randn(2, 6, 4, 5), names=["projections"])
+    assert sorted(c.args[1].meta["val"].shape[0] for c in calls(module, ATEN.conv2d.default))[-1] == 12
+    assert not operations(module)["split_with_sizes"]

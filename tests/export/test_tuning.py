@@ -1,0 +1,88 @@
+"""The tuner: what it tries, what it takes, and that it keeps it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lvexport import tuning
+from lvexport.converters.contract import Captured, TensorSpec
+from lvexport.converters.recipes import RECIPES
+from lvexport.converters.rewrites.registry import REWRITES
+from lvexport.jobs import Limits
+from lvexport.plan import Cell, cells
+from lvexport.processes import Workshop
+
+ONNX = Cell("onnx", "fp32", ())
+FEW = ("constants", "batch-norms")
+
+
+class Slow(nn.Module):
+    """Much is computed here that depends on no input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.register_buffer("table", torch.rand(500, 500))
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = self.table @ self.table @ self.table
+        y: Tensor = self.norm(self.conv(x)).mean(dim=(2, 3)) + bias.mean()
+        return y
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Captured:
+    path = tmp_path / "slow.pt2"
+    torch.export.save(torch.export.export(Slow().eval(), (torch.rand(1, 3, 8, 8),)), path)
+    return Captured(path, (TensorSpec("image", (1, 3, 8, 8), "float32"),), (TensorSpec("y", (1, 8), "float32"),))
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "allowed", lambda cell: FEW)
+
+
+@pytest.mark.usefixtures("few")
+def test_what_is_faster_is_found_and_kept(slow: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LVEXPORT_CACHE", str(tmp_path / "cache"))
+    shop = Workshop(tmp_path / "shop", Limits())
+    found = tuning.tune(shop, ONNX, slow, "digest", lambda state: None)
+    assert found.tried >= 3
+    assert found.ratio <= 1
+    (kept,) = (tmp_path / "cache" / "tuned").iterdir()
+    assert json.loads(kept.read_text())["rewrites"] == list(found.rewrites)
+    made = next(shop.numbers)
+    assert tuning.tune(shop, ONNX, slow, "digest", lambda state: None) == found
+    assert next(shop.numbers) == made + 1  # nothing was made again
+
+
+def test_single_changes_keep_the_order() -> None:
+    names = tuple(REWRITES)
+    assert tuning.toggled((), names, 1) == [(name,) for name in names]
+    assert tuning.toggled(names, names[:1], 1) == [names[1:]]
+    assert tuning.toggled(names[1:], names[:1], 1) == [names]
+    assert len(tuning.toggled((), names, 2)) == len(names) * (len(names) - 1) // 2
+
+
+def test_neighbours_change_places() -> None:
+    assert tuning.swapped(("a", "b", "c")) == [("b", "a", "c"), ("a", "c", "b")]
+
+
+@pytest.mark.parametrize("recipe", ["fp32", "fp16"])
+def test_nothing_squares_in_half_precision(recipe: str) -> None:
+    tried = tuning.allowed(Cell("executorch", recipe, ()))
+    assert any(REWRITES[name].squares for name in tried) == (RECIPES[recipe].significand_bits == 24)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few")
+def test_core_ml_is_counted(slow: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LVEXPORT_CACHE", str(tmp_path / "cache"))
+    (cell,) = cells(["coreml"], ["fp32"], {})
+    found = tuning.tune(Workshop(tmp_path / "shop", Limits()), cell, slow, "digest", lambda state: None)
+    assert found.ratio <= 1
