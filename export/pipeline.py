@@ -31,7 +31,7 @@ from lvexport.jobs import (
     RunResult,
 )
 from lvexport.manifest import ArtifactInfo, DelegationInfo, GoldenInfo, Manifest, VerdictInfo
-from lvexport.plan import Cell, Plan, key
+from lvexport.plan import DEFAULT_OPTIMIZE, Cell, Plan, key
 from lvexport.processes import Workshop, interruptible
 from lvexport.source import Source
 from lvexport.validation.contract import Array
@@ -220,9 +220,7 @@ def make(
         rewrites = plan.rewrites(cell)
         if plan.optimize == "tune":
             rewrites = tuning.tune(shop, cell, captured, capture.digest, partial(report, cell.label)).rewrites
-        notes = NOTES.validate_python(
-            shop.do(ConvertJob(cell.target, cell.recipe, dict(cell.options), captured, artifact, rewrites))
-        )
+        notes, rewrites = convert(shop, cell, captured, artifact, rewrites, plan.optimize)
     except LvexportError as error:
         return failure(cell, "converting", error, time.monotonic() - start)
     seconds = time.monotonic() - start
@@ -236,6 +234,22 @@ def make(
         return Made(cell, seconds, artifact, notes, rewrites, run, load_outputs(out))
     except LvexportError as error:
         return failure(cell, "running", error, seconds)
+
+
+def convert(
+    shop: Workshop, cell: Cell, captured: Captured, artifact: Path, rewrites: tuple[str, ...], optimize: str
+) -> tuple[Notes, tuple[str, ...]]:
+    """Convert the program, rewritten; where nobody asked for that and it fails, as it is. Notes and rewrites done."""
+    job = ConvertJob(cell.target, cell.recipe, dict(cell.options), captured, artifact, rewrites)
+    try:
+        return NOTES.validate_python(shop.do(job)), rewrites
+    except CellError as error:
+        if not rewrites or optimize != DEFAULT_OPTIMIZE or shop.stop.is_set():
+            raise
+        files.remove(artifact)
+        notes: Notes = NOTES.validate_python(shop.do(replace(job, rewrites=())))
+        remark = f"converted as it was captured, since converting it rewritten for inference failed: {error}"
+        return replace(notes, remarks=(*notes.remarks, remark)), ()
 
 
 def failure(cell: Cell, stage: str, error: LvexportError, seconds: float) -> Made:
