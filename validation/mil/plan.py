@@ -43,7 +43,9 @@ class Plan:
             made = dict(zip(step.names, _watched(step, values, meter), strict=True))
             values.update(made)
             live.update({name: bytes_held(value) for name, value in made.items()})
-            meter.hold(sum(live[name] for name in made))
+            size = sum(live[name] for name in made)
+            meter.expect(size, step.call.op)  # once more: it may not have been known before
+            meter.hold(size)
             for name in step.released:
                 del values[name]
                 meter.hold(-live.pop(name, 0))

@@ -147,3 +147,23 @@ def test_a_file_cut_short_while_it_is_in_use(save):
         file.truncate(200)
     with pytest.raises(mil.DamagedPackage, match="cut short after it was opened"):
         model.predict({"x": x})
+
+
+def test_a_list_that_grows_in_a_loop_is_counted(save):
+    x = np.ones(256, np.float32)
+
+    def build(mb, x):
+        def going(i, ls):
+            return mb.less(x=i, y=np.int32(100))
+
+        def body(i, ls):
+            return mb.add(x=i, y=np.int32(1)), mb.list_write(ls=ls, index=i, value=x)
+
+        ls = mb.make_list(init_length=1, dynamic_length=True, elem_shape=x.shape)
+        _, ls = mb.while_loop(_cond=going, _body=body, loop_vars=(np.int32(0), ls))
+        return {"out": mb.list_read(ls=ls, index=np.int32(3))}
+
+    package = save(build, {"x": x})
+    np.testing.assert_array_equal(mil.load(package, most_bytes=300 * x.nbytes).predict({"x": x})["out"], x)
+    with pytest.raises(mil.FailedOp, match=r"list_write .* most_bytes"):
+        mil.load(package, most_bytes=50 * x.nbytes).predict({"x": x})
