@@ -15,6 +15,7 @@ from torch.fx import Node
 
 from lvexport.converters.rewrites.graph import ATEN, arguments, call, is_tensor, shape
 
+MOST_DIMENSIONS = 6  # that XNNPACK transposes (XNN_MAX_TENSOR_DIMS in xnnpack.h)
 Atom = tuple[int, int]  # size, stride in the source
 Dimension = tuple[Atom, ...]
 
@@ -178,21 +179,35 @@ _TAKERS: dict[Any, Any] = {
 }
 
 
-def chain(node: Node) -> tuple[Node, View]:
-    """Where a view comes from: the source, and what of it is read."""
+@dataclass(frozen=True)
+class Chain:
+    """Views behind each other: what they start from, what of it the last one reads, and the nodes between."""
+
+    source: Node
+    view: View
+    steps: tuple[Node, ...]
+
+    @property
+    def rank(self) -> int:
+        """The most dimensions that one of the nodes permutes."""
+        return max((len(shape(step)) for step in self.steps if step.target in _ORDERING), default=0)
+
+
+def chain(node: Node) -> Chain:
+    """The longest chain of views that ends with a node and that can be written as one view."""
     behind: list[Node] = []
     source = node
     while source.op == "call_function" and source.target in VIEWS and is_tensor(source.args[0]):
-        behind.append(source)
+        behind.insert(0, source)
         source = source.args[0]  # type: ignore[assignment]
-    view = whole(shape(source))
-    for step in reversed(behind):
+    view, first = whole(shape(source)), 0
+    for i, step in enumerate(behind):
         following = through(step, view)
         if following is None:  # begin anew from here
-            source, view = step, whole(shape(step))
+            source, view, first = step, whole(shape(step)), i + 1
         else:
             view = following
-    return source, view
+    return Chain(source, view, tuple(behind[first:]))
 
 
 def merged(atoms: Dimension) -> Dimension:
@@ -206,21 +221,68 @@ def merged(atoms: Dimension) -> Dimension:
     return tuple(out)
 
 
-def emit(before: Node, source: Node, view: View, rank: int = 6) -> Node:
+Step = tuple[tuple[int, ...], tuple[int, ...]]  # a permutation: the sizes that it cuts into, and their order
+
+
+def emit(before: Node, source: Node, view: View, rank: int = MOST_DIMENSIONS) -> Node:
     """The nodes that read all of a source in a view's order: a reshape, permutations, a reshape; the last of them.
 
     No permutation has more than ``rank`` dimensions, at least 4: one that would is made of several, each of which
     lets two neighbouring blocks change places.
     """
-    wanted = merged(view.atoms)
-    atoms = tuple(sorted(wanted, key=lambda atom: -atom[1]))
     node = source
-    while atoms != wanted:
-        step = wanted if len(wanted) <= rank else _closer(atoms, wanted)
-        order = [atoms.index(atom) for atom in step]
-        node = permute(before, node, tuple(size for size, _ in atoms), order)
-        atoms = step
+    for sizes, order in route(shape(source), view, rank):
+        node = call(before, ATEN.permute.default, reshape(before, node, sizes), list(order))
     return reshape(before, node, view.shape)
+
+
+def length(source: tuple[int, ...], view: View, rank: int) -> int:
+    """How many nodes :func:`emit` makes."""
+    return _length(source, view.shape, route(source, view, rank))
+
+
+def _length(source: tuple[int, ...], target: tuple[int, ...], steps: list[Step]) -> int:
+    count, now = len(steps), source
+    for sizes, order in steps:
+        count += now != sizes
+        now = tuple(sizes[i] for i in order)
+    return count + (now != target)
+
+
+def route(source: tuple[int, ...], view: View, rank: int) -> list[Step]:
+    """The permutations that lead from a source to a view: those of its own factors, or of as few as there can be."""
+    few = _route(merged(view.atoms), rank)
+    own = [_step(tuple(sorted(view.atoms, key=lambda atom: -atom[1])), view.atoms)] if few else []
+    if own and len(own[0][0]) <= rank and _length(source, view.shape, own) < _length(source, view.shape, few):
+        return own
+    return few
+
+
+def _route(wanted: Dimension, rank: int) -> list[Step]:
+    atoms = tuple(sorted(wanted, key=lambda atom: -atom[1]))
+    steps = []
+    while atoms != wanted:
+        following = wanted if len(wanted) <= rank else _closer(atoms, wanted)
+        steps.append(_joined(atoms, following))
+        atoms = following
+    return steps
+
+
+def _step(atoms: Dimension, following: Dimension) -> Step:
+    return tuple(size for size, _ in atoms), tuple(atoms.index(atom) for atom in following)
+
+
+def _joined(atoms: Dimension, following: Dimension) -> Step:
+    """A permutation, with neighbours that stay neighbours as one dimension."""
+    sizes, order = _step(atoms, following)
+    groups: list[list[int]] = []
+    for i in order:
+        if groups and groups[-1][-1] + 1 == i:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    ordered = sorted(groups)
+    return tuple(prod(sizes[i] for i in g) for g in ordered), tuple(ordered.index(g) for g in groups)
 
 
 def _closer(atoms: Dimension, wanted: Dimension) -> Dimension:
@@ -231,19 +293,6 @@ def _closer(atoms: Dimension, wanted: Dimension) -> Dimension:
     while at + length < len(atoms) and atoms[at + length] == wanted[done + length]:
         length += 1
     return (*atoms[:done], *atoms[at : at + length], *atoms[done:at], *atoms[at + length :])
-
-
-def permute(before: Node, node: Node, factors: tuple[int, ...], order: list[int]) -> Node:
-    """Cut into factors and put in another order, with neighbours that stay neighbours as one dimension."""
-    groups: list[list[int]] = []
-    for i in order:
-        if groups and groups[-1][-1] + 1 == i:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    ordered = sorted(groups)
-    sizes = tuple(prod(factors[i] for i in group) for group in ordered)
-    return call(before, ATEN.permute.default, reshape(before, node, sizes), [ordered.index(group) for group in groups])
 
 
 def reshape(before: Node, node: Node, new: tuple[int, ...]) -> Node:
