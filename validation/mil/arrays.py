@@ -16,8 +16,10 @@ def input_array(value: Any, feature: Feature) -> Array:
     """``value`` as the program receives it.
 
     Args:
-        value: anything that NumPy takes, or a tensor. Numbers of another type are converted, as coremltools does;
-            one element fits an input of one element, whatever the rank of either.
+        value: anything that NumPy takes, or a tensor. Numbers of another type are converted: for an integer input
+            fractions are cut off, which coremltools' tests count on (``assert_model_is_valid`` in
+            ``converters/mil/testing_utils.py`` gives numbers from 0 to 1 to every input). One element fits an input
+            of one element, whatever the rank of either.
         feature: the input.
 
     Raises:
@@ -35,7 +37,7 @@ def input_array(value: Any, feature: Feature) -> Array:
         raise BadInput(f"The input {feature.name!r} takes the shape {_shape(feature)}; given was {array.shape}.")
     with np.errstate(over="ignore", invalid="ignore"):  # too large for float16 is infinite, as on a device
         converted = array.astype(feature.dtype)
-    if converted.dtype.kind in "iu" and not np.array_equal(converted, array):
+    if converted.dtype.kind in "iu" and not np.array_equal(converted, np.trunc(array)):
         raise BadInput(f"The input {feature.name!r} takes {feature.dtype}; given were values that it cannot hold.")
     return converted
 
