@@ -22,6 +22,26 @@ def wrong(x: Tensor) -> Tensor:
     return x
 """
 
+NEEDY = """
+import sys
+import torchvision
+from mock import patch
+from torchvision import models
+
+def test_without():
+    assert "torchvision" not in sys.modules
+
+def test_with():
+    models.mobilenet_v2()
+
+def test_imports():
+    import no_such_package.part
+
+@patch("sys.byteorder", "middle")
+def test_patches():
+    assert sys.byteorder == "middle"
+"""
+
 
 @pytest.fixture(scope="module")
 def suite():
@@ -29,7 +49,7 @@ def suite():
     from coreml_suite import outcomes, run
 
     def results(path, records, **options):
-        run.run(run.Suite(path, records, **options))
+        run.run(run.Suite((path,), records, **options))
         return list(outcomes.read(records).values())
 
     yield results
@@ -68,6 +88,22 @@ def test_a_wrong_operation_is_noticed_and_a_retry_runs_only_what_failed(suite, t
     second = max(records.glob("*.jsonl")).read_text()
     assert "TestReLU" in second
     assert "TestSigmoid" not in second
+
+
+def test_a_missing_package_keeps_only_the_cases_that_call_it_from_running(suite, tmp_path):
+    from coreml_suite.absent import NEEDS, Absent
+
+    (tmp_path / "test_needy.py").write_text(NEEDY)
+    found = {record.case.split("::")[1]: record for record in suite(tmp_path / "test_needy.py", tmp_path / "records")}
+    assert {name: record.outcome for name, record in found.items()} == {
+        "test_without": "passed",
+        "test_with": "excluded",
+        "test_imports": "excluded",
+        "test_patches": "passed",
+    }
+    assert found["test_with"].reason == NEEDS.format("torchvision")
+    assert found["test_imports"].reason == NEEDS.format("no_such_package")
+    assert not hasattr(Absent("torchvision"), "__version__")  # or it would look like one that is installed
 
 
 def test_what_fails_before_the_interpreter_is_asked_is_counted_apart(suite):
