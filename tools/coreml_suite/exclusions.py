@@ -23,8 +23,8 @@ EXCLUSIONS: Mapping[str, str] = {
         "sampling of that box gives"
     ),
     rf"{TORCH}/test_torch_export_conversion_api\.py::TestExecuTorchExamples::test_(add|add_mul|linear|mul|softmax)\[": (
-        "after its prediction, which passes, looks for the lines of torch's stack traces where another version of torch "
-        "than the installed one has them"
+        "after its prediction, which passes, looks for the lines of torch's stack traces where an older torch than the "
+        "installed one has them"
     ),
 }
 
