@@ -9,6 +9,7 @@ from coreml_suite.exclusions import OPERATIONS, TORCH
 
 MIL = "coremltools/converters/mil"
 TESTS = "coremltools/test"
+COMPRESSION = f"{TESTS}/optimize/coreml"
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,14 @@ SUITES: Mapping[str, Part] = {
     ),
     "compression": Part(
         "compression of converted models",
-        (f"{TESTS}/optimize/coreml", f"{TESTS}/optimize/test_utils.py", "coremltools/optimize"),
-        sample=1500,
+        (
+            f"{COMPRESSION}/test_post_training_quantization.py",
+            "coremltools/optimize",
+            f"{TESTS}/optimize/test_utils.py",
+        ),
+    ),
+    "compression-passes": Part(
+        "the passes that compress, mostly on programs", (f"{COMPRESSION}/test_passes.py",), sample=500
     ),
     "torch-compression": Part(
         "compression before the conversion", (f"{TESTS}/optimize/torch/conversion", f"{TESTS}/optimize/api")
