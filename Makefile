@@ -73,8 +73,9 @@ matrix: install  ## build every network for every target and put the verdicts in
 multi-scale: install  ## compare the multi-scale with the fixed sampler anew (hours; needs dataset-fashion-mnist)
 	$(BIN)/python tools/multi_scale.py
 
+# SUITE=others for a sample of coremltools' other suites, or one by its name in tools/coreml_suite/suites.py
 conformance: install  ## run coremltools' own tests on the Core ML interpreter and write docs/conformance.md (about an hour)
-	$(BIN)/python tools/conformance.py --processes 2
+	$(BIN)/python tools/conformance.py $(SUITE) --processes 2
 
 sample: install  ## draw the sample of images that ships (needs dataset-fashion-mnist)
 	$(BIN)/python -m lvexport.training.sample validation/samples/fashion_mnist.safetensors

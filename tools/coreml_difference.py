@@ -46,7 +46,7 @@ def compare(
     output.mkdir(parents=True)
     lines = output.resolve() / "differences.jsonl"
     suite = Suite(
-        path,
+        (path,),
         output / "records",
         each=each,
         seed=seed,

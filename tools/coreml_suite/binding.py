@@ -16,8 +16,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
 from coreml_suite.outcomes import Excluded
 from lvexport.validation import mil
 from lvexport.validation.mil.protos import parse_model
@@ -76,7 +74,7 @@ class Proxy:
         start = time.monotonic_ns()
         results = _at_boundary(lambda: _predict(self.model, data, state), FAILED)
         self.last_duration = time.monotonic_ns() - start
-        return {name: _returned(value) for name, value in results.items()}
+        return dict(results)
 
     def batchPredict(self, data: list[Mapping[str, Any]]) -> list[dict[str, Any]]:  # noqa: N802 - Apple's name
         return [self.predict(one) for one in data]
@@ -93,6 +91,8 @@ class Proxy:
         return self.last_duration
 
     def get_compiled_model_path(self) -> str:
+        if self.model is None:
+            raise Excluded(OTHER_KIND.format(self.kind))
         return self.compileModel(str(self.path))
 
     @staticmethod
@@ -169,11 +169,6 @@ def _load(path: Path, function: str) -> Any:
 
 def _predict(model: Any, data: Mapping[str, Any], state: State | None) -> Any:
     return model.predict(data, state=state.state) if state is not None else model.predict(data)
-
-
-def _returned(value: Any) -> Any:
-    """Core ML has no arrays of rank 0."""
-    return value.reshape(1) if isinstance(value, np.ndarray) and value.ndim == 0 else value
 
 
 def _at_boundary(act: Callable[[], Any], failed: str = "") -> Any:

@@ -12,6 +12,7 @@ from _pytest.outcomes import Skipped
 
 Outcome: TypeAlias = Literal["passed", "failed", "skipped", "excluded", "begun"]
 BEGUN: Outcome = "begun"
+COLLECTED = "collected.txt"
 
 
 class Excluded(Skipped):
@@ -59,6 +60,17 @@ class Record:
 def append(path: Path, record: Record) -> None:
     with path.open("a") as file:
         file.write(json.dumps(asdict(record)) + "\n")
+
+
+def note_collected(folder: Path, count: int) -> None:
+    """Keeps how many cases the suite has, of which some may have been drawn."""
+    (folder / COLLECTED).write_text(str(count))
+
+
+def collected(folder: Path) -> int:
+    """How many cases the suite in a folder of record files has; 0 before it was run."""
+    path = folder / COLLECTED
+    return int(path.read_text()) if path.exists() else 0
 
 
 def read(folder: Path) -> dict[str, Record]:

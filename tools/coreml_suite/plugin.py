@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coreml_suite import binding, exclusions, mac, outcomes
+from coreml_suite import absent, binding, exclusions, mac, outcomes
 from coreml_suite.outcomes import Excluded, Outcome, Record
 
 ADDRESS = re.compile(r"0x[0-9a-f]{6,}")  # of an object in a case's name, which differs from run to run
@@ -50,6 +50,7 @@ def pytest_load_initial_conftests() -> None:
     """The first conftest file already imports coremltools, its own package."""
     binding.install()
     mac.pretend()
+    absent.stand_in()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -83,6 +84,8 @@ class Recorder:
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Cases are drawn and shared out by their place, which is the same in every process."""
+        absent.leave()
+        outcomes.note_collected(self.folder, len(items))
         self.names = _names(items)
         chosen = self._drawn(items)
         done = outcomes.read(self.folder).items()

@@ -18,6 +18,7 @@ from coreml_suite.outcomes import Record
 
 COLUMNS = ("cases", "passed", "failed", "failed before", "no prediction", "skipped", "excluded")
 KINDS = ("passed", "failed", "unasked", "unpredicted", "skipped", "excluded")
+SKIPPED = "Skipped by Apple's own conditions"
 LONGEST = 420  # characters of a reason on the page
 
 
@@ -104,20 +105,21 @@ def page(path: str, records: Sequence[Record], scope: str = "every case") -> str
             f"wheel (`{path}`, {scope}), on Linux, with every prediction answered by",
             "`lvexport.validation.mil` and compared with Apple's own tolerances. The tests are told that they",
             f"run on a current Mac (macOS {MACOS[0]}, {MACHINE}), so that they skip only",
-            "what Apple's own conditions skip there.",
+            "what Apple's own conditions skip there. coremltools' other test suites have",
+            "[a page of their own](conformance-suites.md).",
             "",
             f"coremltools {version('coremltools')}, lvexport {version('lvexport')}. **{total.share:.2%}** of the",
             f"{total.passed + total.failed:,} cases that run a prediction pass.",
             "",
-            *_markdown(("test file", *COLUMNS), _file_rows(records, total)),
+            *markdown(("test file", *COLUMNS), _file_rows(records, total)),
             "",
             "*failed before*: by an error of coremltools itself, such as of a converter that does not know the",
             "installed torch or NumPy, before the interpreter was asked for anything.",
             "*no prediction*: passed, but the test looks only at the converted program or expects an error.",
             "*skipped*: by a condition or an expected failure in coremltools' test. *excluded*: by us.",
-            *_reasons("Excluded by us", records, "excluded"),
-            *_failures(records),
-            *_reasons("Skipped by Apple's own conditions", records, "skipped"),
+            *reasons("Excluded by us", [record for record in records if record.outcome == "excluded"]),
+            *failures([record for record in records if record.failed]),
+            *reasons(SKIPPED, [record for record in records if record.outcome == "skipped"]),
             "",
         ]
     )
@@ -129,23 +131,24 @@ def _file_rows(records: Sequence[Record], total: Counts) -> Iterator[tuple[objec
     yield ("**all**", *total.row)
 
 
-def _reasons(title: str, records: Sequence[Record], outcome: str) -> list[str]:
-    counts = Counter(_cell(record.reason) for record in records if record.outcome == outcome)
+def reasons(title: str, records: Sequence[Record]) -> list[str]:
+    """A section of a page: how many cases for each reason."""
+    counts = Counter(_cell(record.reason) for record in records)
     if not counts:
         return []
     rows = [(count, reason) for reason, count in counts.most_common()]
-    return ["", f"## {title}", "", *_markdown(("cases", "reason"), rows)]
+    return ["", f"## {title}", "", *markdown(("cases", "reason"), rows)]
 
 
-def _failures(records: Sequence[Record]) -> list[str]:
-    failed = [record for record in records if record.failed]
+def failures(failed: Sequence[Record]) -> list[str]:
+    """A section of a page: a row for each of the failed cases."""
     if not failed:
         return []
     rows = [(f"`{_cell(record.case.removeprefix('coremltools/'))}`", _cell(record.reason)) for record in failed]
-    return ["", "## Failed", "", *_markdown(("case", "what happened"), rows)]
+    return ["", "## Failed", "", *markdown(("case", "what happened"), rows)]
 
 
-def _markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+def markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
     lines = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
     return ["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *lines]
 

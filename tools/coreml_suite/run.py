@@ -20,7 +20,7 @@ class Suite:
     """Which tests to run and how.
 
     Attributes:
-        path: a file or folder of the wheel, relative to site-packages (``coremltools/optimize``); ``::`` may pick.
+        paths: files or folders of the wheel, relative to site-packages (``coremltools/optimize``); ``::`` may pick.
         records: folder of the record files.
         processes: each imports coremltools once.
         sample: number of cases to draw at random, 0 for all.
@@ -31,7 +31,7 @@ class Suite:
         options: further options for pytest.
     """
 
-    path: str
+    paths: tuple[str, ...]
     records: Path
     processes: int = 1
     sample: int = 0
@@ -80,7 +80,7 @@ def _start(suite: Suite, share: int) -> subprocess.Popen[bytes]:
     ]
     with _log(suite, share).open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "pytest", *options, str(site_packages() / suite.path)],
+            [sys.executable, "-m", "pytest", *options, *(str(site_packages() / path) for path in suite.paths)],
             cwd=suite.records,
             env=_environment(suite.folders),
             stdout=log,

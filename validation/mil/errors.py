@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 
-class MilError(Exception):
-    """A Core ML package could not be read or run. All errors that this package raises on purpose descend from it."""
+class MilError(RuntimeError):
+    """A Core ML package could not be read or run. All errors that this package raises on purpose descend from it.
+
+    It is a RuntimeError because that is what a failure of Core ML's becomes in coremltools, and what its callers catch.
+    """
 
 
 class DamagedPackage(MilError):

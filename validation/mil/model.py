@@ -136,7 +136,8 @@ class Model:
 
         Returns:
             Output name → array, or PIL image for an image output; from a classifier also its label (str or int) and
-            its probabilities (dictionary from label to float). A list of such dictionaries for a list.
+            its probabilities (dictionary from label to float). A list of such dictionaries for a list. A number is
+            an array of one element, as from Core ML; in the place of the outputs it is one of rank 0.
 
         Raises:
             BadInput: the data do not fit the inputs, a name in ``outputs`` is unknown, or a state is lacking.
@@ -144,7 +145,7 @@ class Model:
             DamagedPackage: an operation's result is not what the program declares.
         """
         plan = self._plan(outputs)
-        finish = self._pictures if outputs is None else dict
+        finish = self._presented if outputs is None else dict
         if isinstance(data, Mapping):
             return finish(self._predict_one(data, plan, state))
         if state is not None:
@@ -166,7 +167,7 @@ class Model:
 
     def watched(self, data: Mapping[str, Any], watch: Watch, state: State | None = None) -> dict[str, Any]:
         """``predict`` on one input, while ``watch`` looks on."""
-        return self._pictures(self._predict_one(data, self._plan(None), state, watch))
+        return self._presented(self._predict_one(data, self._plan(None), state, watch))
 
     def _predict_one(
         self, data: Mapping[str, Any], plan: Plan, state: State | None, watch: Watch | None = None
@@ -214,10 +215,12 @@ class Model:
             return to_array(value, self.numerics.shown(declared.dtype))
         return value
 
-    def _pictures(self, results: dict[str, Any]) -> dict[str, Any]:
+    def _presented(self, results: dict[str, Any]) -> dict[str, Any]:
         for feature in self.outputs:
             if feature.layout is not None:
                 results[feature.name] = picture(results[feature.name], feature.layout)
+            elif feature.kind == "array" and feature.shape == ():
+                results[feature.name] = results[feature.name].reshape(1)  # Core ML has no arrays of rank 0
         return results
 
     def _plan(self, outputs: Sequence[str] | None) -> Plan:

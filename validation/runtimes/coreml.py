@@ -172,9 +172,12 @@ def returned(value: Any, feature: Any, labels: Sequence[Any]) -> Array:
     """An output of predict as an array of the shape that ``output_spec`` says."""
     if feature.kind == "probabilities":
         return np.asarray([[value[label] for label in labels]], np.float32)
+    array = np.asarray(value)
     if feature.layout == "GRAYSCALE_FLOAT16":
-        return np.asarray(value)[np.newaxis, np.newaxis]
-    return np.asarray(value)[np.newaxis] if feature.kind == "image" else np.asarray(value)
+        return array[np.newaxis, np.newaxis]
+    if feature.kind == "image":
+        return array[np.newaxis]
+    return array.reshape(()) if feature.shape == () else array  # a number comes as an array of one element
 
 
 def input_spec(feature: Any) -> TensorSpec:

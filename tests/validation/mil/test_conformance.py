@@ -10,6 +10,13 @@ import pytest
 TOOLS = Path(__file__).parents[3] / "tools"
 OPERATIONS = "coremltools/converters/mil/mil/ops/tests"
 CASES = 160
+OTHERS = (  # one file of each of the other suites in which the installed torch leaves predictions to make
+    "coremltools/converters/mil/frontend/torch/test/test_torch_stateful_model.py",
+    "coremltools/converters/mil/mil/passes/tests/test_lower_complex_dialect_ops.py",
+    "coremltools/converters/mil/frontend/milproto/test_load.py",
+    "coremltools/test/optimize/coreml/test_post_training_quantization.py",
+    "coremltools/test/ml_program/test_utils.py",
+)
 ACTIVATIONS = f"{OPERATIONS}/iOS14/test_activation.py"
 FAULT = """
 from torch import Tensor
@@ -22,14 +29,34 @@ def wrong(x: Tensor) -> Tensor:
     return x
 """
 
+NEEDY = """
+import sys
+import torchvision
+from mock import patch
+from torchvision import models
+
+def test_without():
+    assert "torchvision" not in sys.modules
+
+def test_with():
+    models.mobilenet_v2()
+
+def test_imports():
+    import no_such_package.part
+
+@patch("sys.byteorder", "middle")
+def test_patches():
+    assert sys.byteorder == "middle"
+"""
+
 
 @pytest.fixture(scope="module")
 def suite():
     sys.path.insert(0, str(TOOLS))
     from coreml_suite import outcomes, run
 
-    def results(path, records, **options):
-        run.run(run.Suite(path, records, **options))
+    def results(records, *paths, **options):
+        run.run(run.Suite(paths, records, **options))
         return list(outcomes.read(records).values())
 
     yield results
@@ -38,7 +65,7 @@ def suite():
 
 @pytest.fixture(scope="module")
 def sample(suite, tmp_path_factory):
-    return suite(OPERATIONS, tmp_path_factory.mktemp("sample"), sample=CASES, seed=5)
+    return suite(tmp_path_factory.mktemp("sample"), OPERATIONS, sample=CASES, seed=5)
 
 
 def test_a_sample_of_apples_tests_passes(sample):
@@ -54,20 +81,48 @@ def test_only_other_kinds_of_models_and_listed_cases_are_excluded(sample):
     assert all("neuralNetwork" in reason or reason in exclusions.EXCLUSIONS.values() for reason in reasons)
 
 
+def test_a_sample_of_the_other_suites_passes(suite, tmp_path):
+    from coreml_suite.suites import SUITES
+
+    found = suite(tmp_path / "records", *OTHERS, sample=45, seed=3)
+    assert [record for record in found if record.failed and not record.unasked] == []
+    compared = [record for record in found if record.outcome == "passed" and record.predictions > 0]
+    for path in OTHERS:
+        assert any(record.file == path for record in compared), path
+    reached = [name for name, part in SUITES.items() if any(path.startswith(part.paths) for path in OTHERS)]
+    assert reached == ["torch", "passes", "programs", "compression", "models"]
+
+
 def test_a_wrong_operation_is_noticed_and_a_retry_runs_only_what_failed(suite, tmp_path):
     (tmp_path / "fault.py").write_text(FAULT)
     records = tmp_path / "records"
     picked = ("-k", "(TestReLU or TestSigmoid) and not TestReLU6 and not Hard and backend_smoke and mlprogram")
-    found = suite(ACTIVATIONS, records, plugins=("fault",), folders=(tmp_path,), options=picked)
+    found = suite(records, ACTIVATIONS, plugins=("fault",), folders=(tmp_path,), options=picked)
     assert {record.case.split("::")[1]: record.failed for record in found} == {"TestReLU": True, "TestSigmoid": False}
     assert "Not equal to tolerance" in next(record.reason for record in found if record.failed)
     assert all(record.predictions == 1 for record in found)
 
-    again = suite(ACTIVATIONS, records, options=(*picked, "--retry"))
+    again = suite(records, ACTIVATIONS, options=(*picked, "--retry"))
     assert not any(record.failed for record in again)
     second = max(records.glob("*.jsonl")).read_text()
     assert "TestReLU" in second
     assert "TestSigmoid" not in second
+
+
+def test_a_missing_package_keeps_only_the_cases_that_call_it_from_running(suite, tmp_path):
+    from coreml_suite.absent import NEEDS, Absent
+
+    (tmp_path / "test_needy.py").write_text(NEEDY)
+    found = {record.case.split("::")[1]: record for record in suite(tmp_path / "records", tmp_path / "test_needy.py")}
+    assert {name: record.outcome for name, record in found.items()} == {
+        "test_without": "passed",
+        "test_with": "excluded",
+        "test_imports": "excluded",
+        "test_patches": "passed",
+    }
+    assert found["test_with"].reason == NEEDS.format("torchvision")
+    assert found["test_imports"].reason == NEEDS.format("no_such_package")
+    assert not hasattr(Absent("torchvision"), "__version__")  # or it would look like one that is installed
 
 
 def test_what_fails_before_the_interpreter_is_asked_is_counted_apart(suite):

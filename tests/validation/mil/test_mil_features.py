@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from lvexport.validation import mil
+from lvexport.validation.runtimes.coreml import RUNTIME
 
 X = np.array([[1.0, -2.0, 0.5]], dtype=np.float32)
 RAMP = np.random.default_rng(3).uniform(-20, 280, (1, 3, 4, 6)).astype(np.float32)
@@ -121,9 +122,17 @@ def test_a_number_as_input(save):
     model = mil.load(save(lambda mb, x: {"out": mb.square(x=x)}, {"x": number}))
     assert model.inputs[0].shape == ()
     for given in (2.5, number, np.array([2.5]), np.array([[2.5]], np.float16)):
-        assert model.predict({"x": given})["out"] == 6.25
+        assert model.predict({"x": given})["out"].tolist() == [6.25]  # Core ML has no arrays of rank 0
     with pytest.raises(mil.BadInput, match="takes the shape"):
         model.predict({"x": [1.0, 2.0]})
+
+
+def test_a_number_as_output_is_compared_as_a_number(save):
+    x = np.array([1.5, 2.5], np.float32)
+    session = RUNTIME.load(save(lambda mb, x: {"out": mb.reduce_sum(x=x, keep_dims=False)}, {"x": x}), threads=1)
+    result = session.run({"x": x})["out"]
+    assert result.shape == session.outputs[0].shape == ()
+    assert result == 4
 
 
 def test_bounds_of_a_flexible_image(ct, save):
