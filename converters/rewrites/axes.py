@@ -194,10 +194,10 @@ class Chain:
 
 
 def chain(node: Node) -> Chain:
-    """The longest chain of views that ends with a node and that can be written as one view."""
+    """The longest chain of views that ends with a node, that nothing else reads and that can be written as one view."""
     behind: list[Node] = []
     source = node
-    while source.op == "call_function" and source.target in VIEWS and is_tensor(source.args[0]):
+    while source.target in VIEWS and is_tensor(source.args[0]) and (source is node or len(source.users) == 1):
         behind.insert(0, source)
         source = source.args[0]  # type: ignore[assignment]
     view, first = whole(shape(source)), 0
