@@ -25,12 +25,34 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class Integers:
+    """Weights of convolutions and linear layers as integers times a scale, symmetric about zero.
+
+    ``bits``: of each. ``block``: about how many input channels of one output channel share a scale; None: all of them.
+    """
+
+    bits: int
+    block: int | None = None
+
+    @property
+    def largest(self) -> int:
+        """Its negative is the smallest."""
+        return int(2 ** (self.bits - 1)) - 1
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """A precision. ``significand_bits`` counts the hidden one: 24 for float32, 11 for float16 (IEEE 754)."""
+    """A precision of arithmetic and, where they are another, of weights.
+
+    ``significand_bits`` counts the hidden one: 24 for float32, 11 for float16 (IEEE 754). ``requires`` has the values
+    that an option of the target may then have, the first of them the default.
+    """
 
     name: str
     summary: str
     significand_bits: int
+    weights: Integers | None = None
+    requires: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -52,7 +74,10 @@ class Normalisation:
 
 @dataclass(frozen=True)
 class Captured:
-    """A program as ``torch.export`` saved it (``.pt2``), with what the file does not say."""
+    """A program as ``torch.export`` saved it (``.pt2``), with what the file does not say.
+
+    For a recipe with integer weights, its weights are rounded already: each is a whole number times its scale.
+    """
 
     path: Path
     inputs: tuple[TensorSpec, ...]
@@ -126,6 +151,11 @@ class Converter(Protocol):
 
     @property
     def recipes(self) -> Mapping[str, Recipe]: ...
+    @property
+    def refusals(self) -> Mapping[str, str]:
+        """Recipe that it does not have → why."""
+        ...
+
     @property
     def options(self) -> Mapping[str, Choice]: ...
 

@@ -7,24 +7,29 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lvexport.converters.contract import Captured, Choice, Notes, Request
-from lvexport.converters.recipes import FLOATS
+from lvexport.converters.contract import Captured, Choice, Integers, Notes, Request
+from lvexport.converters.recipes import RECIPES
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+    from torch.fx import GraphModule
 
 # How its compiler names the larger constants of a program.
 _CONSTANT = re.compile(r"\bresource_(\d+)\b")
 
 
 class CoreAI:
-    """``fp16`` computes in half precision between single-precision inputs and outputs."""
+    """``fp16`` computes in half precision between single-precision inputs and outputs, ``w8`` and ``w4`` in single."""
 
     name = "coreai"
     summary = "Core AI model asset, for iOS, iPadOS, macOS, tvOS, watchOS and visionOS from version 27 on"
     backend = "coreai"
     suffix = ".aimodel"
     distributions = ("coreai-torch",)
-    recipes = FLOATS
+    recipes = RECIPES
+    refusals: Mapping[str, str] = MappingProxyType({})
     options: Mapping[str, Choice] = MappingProxyType({})
 
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:
@@ -35,6 +40,8 @@ class CoreAI:
         program = for_core_ai(captured.program())
         if request.recipe.name == "fp16":
             program = halve(program)
+        if request.recipe.weights is not None:
+            program = with_integers(program, request.recipe.weights)
         # Its other mode keeps stack traces, and with them this machine's paths.
         converter = TorchConverter(mode=TorchConverter.Mode.RELEASE).add_exported_program(
             program.run_decompositions(get_decomp_table()),
@@ -44,6 +51,35 @@ class CoreAI:
         reproducible(converter.to_coreai()).save_asset(out)
         undate(out)
         return Notes("torch.export")
+
+
+def with_integers(program: ExportedProgram, integers: Integers) -> ExportedProgram:
+    """The program with its rounded weights as integers and scales, under coreai-torch's operation for them.
+
+    The converter takes their number of bits from that operation, and stores two 4-bit integers in a byte
+    (coreai_torch/_compression/utils.py).
+    """
+    import torch
+    from coreai_torch._compression import custom_layers  # noqa: F401, which defines the operation
+
+    from lvexport.converters.compression import requantize, weights
+    from lvexport.converters.derived import attach, constant, examples, rewritten
+
+    scaled = torch.ops.coreai.constexpr_blockwise_shift_scale.default
+    kind = getattr(torch, f"int{integers.bits}")
+
+    def spell_weights(module: GraphModule) -> None:
+        for node in list(weights(module)):
+            found = requantize(constant(module, node), integers)
+            with module.graph.inserting_after(node):
+                scale = module.graph.get_attr(attach(module, f"{node.name}_scale", found.scale))
+            with module.graph.inserting_after(scale):
+                data = module.graph.get_attr(attach(module, f"{node.name}_data", found.data))
+            with module.graph.inserting_after(data):
+                weight = module.graph.call_function(scaled, (data, scale, None, None, kind))
+            node.replace_all_uses_with(weight)
+
+    return torch.export.export(rewritten(program, spell_weights), examples(program))
 
 
 def reproducible(program: Any) -> Any:

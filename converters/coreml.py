@@ -8,8 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from lvexport.converters.contract import Captured, Choice, ConversionError, Notes, Request
-from lvexport.converters.mlpackage import MIN_IOS, PRECISIONS, make_reproducible
-from lvexport.converters.recipes import FLOATS
+from lvexport.converters.mlpackage import MIN_IOS, PRECISIONS, RECIPES, compressed, make_reproducible
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -26,7 +25,8 @@ class CoreML:
     backend = "mlprogram"
     suffix = ".mlpackage"
     distributions = ("coremltools",)
-    recipes = FLOATS
+    recipes = RECIPES
+    refusals: Mapping[str, str] = MappingProxyType({})
     options: Mapping[str, Choice] = MappingProxyType(
         {
             "min_ios": MIN_IOS,
@@ -41,7 +41,7 @@ class CoreML:
         arguments: dict[str, Any] = {
             "convert_to": "mlprogram",
             "minimum_deployment_target": getattr(ct.target, f"iOS{request.options['min_ios']}"),
-            "compute_precision": getattr(ct.precision, PRECISIONS[request.recipe.name]),
+            "compute_precision": getattr(ct.precision, PRECISIONS[request.recipe.significand_bits]),
             "skip_model_load": True,
         }
         if request.options["io"] == "image":
@@ -50,6 +50,8 @@ class CoreML:
         else:
             arguments |= tensor_interface(captured)
         model, route = convert_program(program, arguments)
+        if request.recipe.weights is not None:
+            model = compressed(model, request.recipe.weights)
         model.save(str(out))
         make_reproducible(out, model.get_spec())
         return Notes(route)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
 import uuid
 from collections.abc import Mapping
@@ -11,9 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from lvexport.converters.contract import Captured, Choice, ConversionError, Notes, Request
-from lvexport.converters.mlpackage import MIN_IOS, PRECISIONS, make_reproducible
-from lvexport.converters.recipes import FLOATS
+from lvexport.converters.contract import Captured, Choice, ConversionError, Integers, Notes, Request
+from lvexport.converters.mlpackage import MIN_IOS, PRECISIONS, RECIPES, compressed, make_reproducible
 
 # The names that ExecuTorch's backends/apple/coreml/compiler/coreml_preprocess.py gives the parts of a delegate's bytes.
 _PACKAGE, _METADATA = "model.mlpackage", "metadata.json"
@@ -27,7 +27,8 @@ class ExecuTorchCoreML:
     backend = "coreml"
     suffix = ".pte"
     distributions = ("executorch", "coremltools")
-    recipes = FLOATS
+    recipes = RECIPES
+    refusals: Mapping[str, str] = MappingProxyType({})
     options: Mapping[str, Choice] = MappingProxyType({"min_ios": MIN_IOS})
 
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:
@@ -38,12 +39,12 @@ class ExecuTorchCoreML:
 
         specs = CoreMLBackend.generate_compile_specs(
             minimum_deployment_target=getattr(ct.target, f"iOS{request.options['min_ios']}"),
-            compute_precision=getattr(ct.precision, PRECISIONS[request.recipe.name]),
+            compute_precision=getattr(ct.precision, PRECISIONS[request.recipe.significand_bits]),
         )
         partitioner = CoreMLPartitioner(compile_specs=specs)
         edge = to_edge_transform_and_lower(captured.program(), partitioner=[partitioner])
         for module in delegates(edge):
-            module._processed_bytes = reproducible(module.processed_bytes)
+            module._processed_bytes = finished(module.processed_bytes, request.recipe.weights)
         out.write_bytes(edge.to_executorch().buffer)
         return Notes("torch.export", (f"Core ML packages in the program: {len(delegates(edge))}",))
 
@@ -55,19 +56,19 @@ def delegates(edge: Any) -> list[Any]:
     return [m for m in edge.exported_program().graph_module.modules() if isinstance(m, LoweredBackendModule)]
 
 
-def reproducible(delegate: bytes) -> bytes:
-    """The same delegate with an identifier that follows from its content, and files in the order of their names.
+def finished(delegate: bytes, integers: Integers | None) -> bytes:
+    """The same delegate with integer weights where they are asked for, and with bytes that follow from its content.
 
-    ExecuTorch draws the identifier at random; a device keeps compiled packages under it.
+    ExecuTorch's own option for them takes one size of block for all weights, and rounds what is no weight of a layer.
+    It draws the identifier, under which a device keeps compiled packages, at random.
     """
-    import coremltools as ct
     from executorch.backends.apple.coreml import executorchcoreml
 
     with tempfile.TemporaryDirectory(prefix="lvexport-") as scratch:
         if not executorchcoreml.unflatten_directory_contents(delegate, scratch):
             raise ConversionError("ExecuTorch cannot read the Core ML package back that it put into the program.")
         (folder,) = Path(scratch).iterdir()
-        make_reproducible(folder / _PACKAGE, ct.utils.load_spec(str(folder / _PACKAGE)))
+        rewrite(folder / _PACKAGE, integers)
         path = folder / _METADATA
         metadata = json.loads(path.read_text()) | {"identifier": ""}
         path.write_text(json.dumps(metadata))
@@ -75,6 +76,19 @@ def reproducible(delegate: bytes) -> bytes:
         metadata["identifier"] = f"executorch_{uuid.uuid5(uuid.NAMESPACE_OID, content)}"
         path.write_text(json.dumps(metadata))
         return pack(folder)
+
+
+def rewrite(package: Path, integers: Integers | None) -> None:
+    """Compress the package in its place, and make its bytes follow from its content."""
+    import coremltools as ct
+
+    if integers is None:
+        make_reproducible(package, ct.utils.load_spec(str(package)))
+        return
+    model = compressed(ct.models.MLModel(str(package), skip_model_load=True), integers)
+    shutil.rmtree(package)
+    model.save(str(package))
+    make_reproducible(package, model.get_spec())
 
 
 def pack(folder: Path) -> bytes:

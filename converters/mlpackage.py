@@ -4,14 +4,67 @@ from __future__ import annotations
 
 import json
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lvexport.converters.contract import Choice
+from lvexport.converters.contract import Choice, Integers
+from lvexport.converters.recipes import FLOATS, HALF_BITS, SINGLE_BITS, W4, W8, halved
 
-# Recipe → what coremltools calls the precision of the arithmetic.
-PRECISIONS = {"fp32": "FLOAT32", "fp16": "FLOAT16"}
+# Bits of the significand → what coremltools calls the precision of the arithmetic.
+PRECISIONS = {SINGLE_BITS: "FLOAT32", HALF_BITS: "FLOAT16"}
 MIN_IOS = Choice(("17", "15", "16", "18"), "oldest iOS that has to load the package")
+# Integer weights come with half precision, in which all of Apple's processors compute. Core ML has constants that it
+# decompresses from iOS 16 on, and blocks and 4 bits from iOS 18 on (coremltools,
+# optimize/coreml/_quantization_passes.py).
+INTEGERS = {
+    "w8": replace(halved(W8), requires={"min_ios": ("17", "16", "18")}),
+    "w4": replace(halved(W4), requires={"min_ios": ("18",)}),
+}
+RECIPES = FLOATS | INTEGERS
+# How far a number may be from a whole multiple of its scale, in scales, to stand for it: half precision rounds both.
+_ON_GRID = 0.25
+
+
+def compressed(model: Any, integers: Integers) -> Any:
+    """The package with weights as integers where they are whole multiples of their scales already.
+
+    coremltools finds those integers anew, for each output channel or block of input channels.
+    """
+    import coremltools.optimize.coreml as cto
+
+    from lvexport.converters.compression import SMALLEST, block_of
+
+    def config(weight: Any) -> Any:
+        kind = {"mode": "linear_symmetric", "dtype": f"int{integers.bits}", "weight_threshold": SMALLEST}
+        if integers.block is None:
+            return cto.OpLinearQuantizerConfig(granularity="per_channel", **kind)
+        sizes = [1, block_of(weight.shape[1], integers), *(0 for _ in weight.shape[2:])]  # 0: the whole axis
+        return cto.OpLinearQuantizerConfig(granularity="per_block", block_size=sizes, **kind)
+
+    found = cto.get_weights_metadata(model, weight_threshold=SMALLEST)
+    configs = {name: config(w.val) for name, w in found.items() if is_weight(name, w) and on_grid(w.val, integers)}
+    return cto.linear_quantize_weights(model, cto.OptimizationConfig(op_name_configs=configs))
+
+
+def is_weight(name: str, constant: Any) -> bool:
+    """Whether a constant is the weight of convolutions or linear layers, and nothing else."""
+    return all(
+        user.op_type in ("conv", "linear") and user.params_name_mapping.get("weight") == name
+        for user in constant.child_ops
+    )
+
+
+def on_grid(weight: Any, integers: Integers) -> bool:
+    """Whether all numbers of a weight are near whole multiples of their scale."""
+    import torch
+
+    from lvexport.converters.compression import blocks, requantize
+
+    value = torch.from_numpy(weight).float()
+    off = blocks((value - requantize(value, integers).restored()).abs(), integers).amax(-1)
+    scale = blocks(value.abs(), integers).amax(-1) / integers.largest
+    return bool((off <= _ON_GRID * scale).all())
 
 
 def make_reproducible(package: Path, spec: Any) -> None:

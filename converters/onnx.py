@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lvexport.converters.contract import Captured, Choice, ConversionError, Notes, Request
-from lvexport.converters.recipes import FLOATS
+from lvexport.converters.recipes import FLOATS, FLOATS_ONLY
 
 # Simplifying may merge constants, which rounds a few numbers anew; anything beyond a few last places is a change.
 _SIMPLIFIED_TOLERANCE = 1e-5
@@ -23,6 +23,7 @@ class Onnx:
     suffix = ".onnx"
     distributions = ("onnx", "onnxscript", "onnxsim", "onnxruntime")
     recipes = FLOATS
+    refusals = FLOATS_ONLY
     options: Mapping[str, Choice] = MappingProxyType({})
 
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:

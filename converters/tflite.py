@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from lvexport.converters.contract import Captured, Choice, Notes, Request
-from lvexport.converters.recipes import FLOATS
+from lvexport.converters.recipes import FLOATS, FLOATS_ONLY
 
 
 class TFLite:
@@ -19,6 +19,7 @@ class TFLite:
     suffix = ".tflite"
     distributions = ("litert-torch", "ai-edge-quantizer")
     recipes = FLOATS
+    refusals = FLOATS_ONLY
     options: Mapping[str, Choice] = MappingProxyType({})
 
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:

@@ -30,6 +30,7 @@ from lvexport.jobs import (
     BenchJob,
     Bound,
     CaptureJob,
+    CompressJob,
     ConvertJob,
     CostJob,
     DescribeJob,
@@ -46,6 +47,7 @@ from lvexport.validation.contract import (
     PICTURE,
     Array,
     ArtifactError,
+    CannotRun,
     LabelledSession,
     Numerical,
     OpenSession,
@@ -69,6 +71,12 @@ def run_cost(job: CostJob) -> Any:
     from lvexport.capture import count, realise
 
     return count(realise(job.source))
+
+
+def run_compress(job: CompressJob) -> Any:
+    from lvexport.converters.compression import compress_file
+
+    compress_file(job.program, job.weights, job.out)
 
 
 def run_convert(job: ConvertJob) -> Any:
@@ -192,6 +200,7 @@ def random_feed(session: Session) -> dict[str, Array]:
 HANDLERS: dict[type, Any] = {
     CaptureJob: run_capture,
     CostJob: run_cost,
+    CompressJob: run_compress,
     ConvertJob: run_convert,
     ReferenceJob: run_reference,
     RunJob: run_artifact,
@@ -207,6 +216,8 @@ def perform(job: Job) -> Answer:
         return Answer(to_jsonable_python(HANDLERS[type(job)](job)))
     except (ModelError, UsageError) as error:
         return Answer(failure=Failure(str(error), usage=True, traceback=traceback.format_exc()))
+    except CannotRun as error:
+        return Answer(failure=Failure(str(error), sound=True, traceback=traceback.format_exc()))
     except (ConversionError, ArtifactError, LvexportError) as error:
         return Answer(failure=Failure(str(error), traceback=traceback.format_exc()))
     except MemoryError:

@@ -44,6 +44,10 @@ class CellError(LvexportError):
         self.log = log
 
 
+class NotRunError(CellError):
+    """The artifact is sound, and nothing here can run it."""
+
+
 class Interrupted(LvexportError):
     """Ctrl-C or a termination signal."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +32,19 @@ def write(
     references: Sequence[Array],
     labels: Array | None,
     kept: int,
+    networks: Mapping[str, Sequence[Array]],
 ) -> None:
-    """Write ``input.<name>`` as the program takes it, ``pictures`` as they were, ``output.<name>`` and ``labels``."""
+    """Write ``input.<name>`` as the program takes it, ``pictures`` as they were, ``output.<name>`` and ``labels``.
+
+    ``networks``: for each recipe that rounds weights to integers, the outputs with those; ``<recipe>.output.<name>``.
+    """
     few = Inputs(inputs.path, kept, inputs.normalisation)
     columns = zip(*tensors(few), strict=True)
     arrays = {f"input.{s.name}": np.concatenate(column) for s, column in zip(specs, columns, strict=True)}
     arrays |= {f"output.{s.name}": np.ascontiguousarray(r[:kept]) for s, r in zip(outputs, references, strict=True)}
+    for recipe, found in networks.items():
+        pairs = zip(outputs, found, strict=True)
+        arrays |= {f"{recipe}.output.{s.name}": np.ascontiguousarray(n[:kept]) for s, n in pairs}
     if inputs.normalisation is not None:
         with safe_open(inputs.path, framework="numpy") as file:
             arrays[PICTURES] = file.get_slice(PICTURES)[:kept]
@@ -62,3 +69,11 @@ def unpack(
         normalisation = None
         save_file({f"{i:03}": arrays[f"input.{s.name}"] for i, s in enumerate(specs)}, out)
     return Inputs(out, len(references[0]), normalisation), references, arrays.get("labels")
+
+
+def networks(path: Path, outputs: Sequence[TensorSpec], recipes: Sequence[str]) -> dict[str, list[Array]]:
+    """Recipe → what the network with its rounded weights answers, for those of the recipes that the file has."""
+    with safe_open(path, framework="numpy") as file:
+        kept = set(file.keys())
+        names = {recipe: [f"{recipe}.output.{s.name}" for s in outputs] for recipe in recipes}
+        return {recipe: [file.get_tensor(n) for n in keys] for recipe, keys in names.items() if kept.issuperset(keys)}

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from lvexport.converters.contract import Captured, Normalisation, Notes, TensorSpec
+from lvexport.converters.contract import Captured, Integers, Normalisation, Notes, TensorSpec
 from lvexport.source import Source
 from lvexport.validation.contract import Description, OpCost, Overflow
 
@@ -35,6 +35,16 @@ class CostJob:
 
     source: Source
     kind: Literal["cost"] = "cost"
+
+
+@dataclass(frozen=True)
+class CompressJob:
+    """Round the weights of a captured program."""
+
+    program: Path
+    weights: Integers
+    out: Path
+    kind: Literal["compress"] = "compress"
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,7 @@ class ProfileJob:
     kind: Literal["profile"] = "profile"
 
 
-Job = CaptureJob | CostJob | ConvertJob | ReferenceJob | RunJob | DescribeJob | BenchJob | ProfileJob
+Job = CaptureJob | CostJob | CompressJob | ConvertJob | ReferenceJob | RunJob | DescribeJob | BenchJob | ProfileJob
 
 
 @dataclass(frozen=True)
@@ -171,10 +181,13 @@ class RunResult:
 
 @dataclass(frozen=True)
 class Failure:
-    """``usage`` is true where the user's request, not a library, was at fault."""
+    """``usage`` is true where the user's request, not a library, was at fault; ``sound`` where an artifact is sound and
+    nothing here can run it.
+    """
 
     message: str
     usage: bool = False
+    sound: bool = False
     traceback: str = ""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lvexport.converters.recipes import ALIASES as RECIPE_ALIASES
 from lvexport.converters.recipes import RECIPES
 from lvexport.converters.registry import ALIASES, CONVERTERS
 from lvexport.converters.rewrites.defaults import table
@@ -38,11 +39,12 @@ def targets() -> Rows:
 
 
 def recipes() -> Rows:
+    alias = {recipe: name for name, recipe in RECIPE_ALIASES.items()}
     found = [
-        (r.name, ",".join(c.name for c in CONVERTERS.values() if r.name in c.recipes), r.summary)
+        (r.name, alias.get(r.name, ""), ",".join(c.name for c in CONVERTERS.values() if r.name in c.recipes), r.summary)
         for r in RECIPES.values()
     ]
-    return ("name", "targets", "summary"), found
+    return ("name", "alias", "targets", "summary"), found
 
 
 def rewrites() -> Rows:

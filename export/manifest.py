@@ -94,6 +94,22 @@ class IntervalInfo(Part):
     overflow: OverflowInfo | None
 
 
+class CompressionInfo(Part):
+    """An artifact with integer weights beside the network with the same rounded weights, as PyTorch computes that.
+
+    ``sqnr_db``: how near the artifact is to it, of at least ``threshold_db``. ``network_db``: how near it is to the
+    original. The artifact may lose ``max_drop`` of its accuracy (a share of all inputs) and has to keep
+    ``min_retrieval`` of retrieval agreement; ``within_budget`` says whether it does.
+    """
+
+    sqnr_db: float
+    threshold_db: float
+    network_db: float
+    max_drop: float
+    min_retrieval: float
+    within_budget: bool
+
+
 class VerdictInfo(Part):
     """A measurement over ``samples`` inputs; dB are clipped to ±300, null means "not applicable" or "not finite"."""
 
@@ -110,6 +126,7 @@ class VerdictInfo(Part):
     reference_accuracy: float | None
     threshold_db: float
     interval: IntervalInfo | None = None
+    compression: CompressionInfo | None = None
     inputs: str
     machine: str
 
@@ -123,7 +140,7 @@ class DelegationInfo(Part):
 
 class ArtifactInfo(Part):
     """``status``: ``ok`` (verified), ``failed`` (the verdict), ``error`` (no artifact, or it cannot run),
-    ``not-run`` (built, but no runtime is here). ``sha256`` of a folder is over its files, as docs/bundle.md says.
+    ``not-run`` (built, but nothing here can run it). ``sha256`` of a folder is over its files, as docs/bundle.md says.
     ``rewrites``: of the program before it was converted, in order; they left ``rewrites_sqnr_db`` of its outputs.
     """
 

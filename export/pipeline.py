@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from lvexport import bundle, files, golden, machine, tuning
 from lvexport.bundle import Bundle
+from lvexport.compressing import Compressed, compress, compressing
 from lvexport.converters.contract import Captured, Notes, Recipe
 from lvexport.documents import describe_original, same_original
-from lvexport.errors import CellError, LvexportError
+from lvexport.errors import CellError, LvexportError, NotRunError
 from lvexport.feeding import load_outputs
 from lvexport.inputs import Sample, normalisation, prepare
 from lvexport.jobs import (
@@ -37,7 +38,7 @@ from lvexport.source import Source
 from lvexport.validation.contract import Array
 from lvexport.validation.labelling import mislabelled
 from lvexport.validation.runtimes.registry import RUNTIMES
-from lvexport.validation.verdict import Interval, Verdict, bounded, judge_all
+from lvexport.validation.verdict import Interval, Verdict, bounded, judge_all, judge_compressed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,7 +61,10 @@ class Original:
 
 @dataclass(frozen=True)
 class Made:
-    """What became of one cell: an artifact with its measured outputs, or an error."""
+    """What became of one cell: an artifact with its measured outputs, or an error.
+
+    ``networks``: what the network with rounded weights answers, where the recipe rounds them.
+    """
 
     cell: Cell
     seconds: float = 0.0
@@ -69,6 +73,7 @@ class Made:
     rewrites: tuple[str, ...] = ()
     run: RunResult | None = None
     outputs: list[Array] = field(default_factory=list)
+    networks: list[Array] | None = None
     error: str | None = None
     log: str = ""
     not_run: bool = False
@@ -168,13 +173,18 @@ def fill(
     # The pool is left last, and waits for its threads; by then their cells must have been stopped.
     with ThreadPoolExecutor(plan.workers) as pool, interruptible(shop):
         reference = pool.submit(measure_reference, plan, shop, original, sampled, report)
+        networks = {
+            recipe: pool.submit(round_weights, shop, original, recipe, sampled, report)
+            for recipe in compressing([*(c.recipe for c in plan.cells), *(a.recipe for a in manifest.artifacts)])
+        }
         pending: set[Future[Made]] = {
-            pool.submit(make, shop, cell, original, sampled, plan, work, report)
+            pool.submit(make, shop, cell, original, networks.get(cell.recipe), sampled, plan, work, report)
             for cell in plan.cells
             if cell not in kept
         }
         references = reference.result()
-        manifest, new = add_golden(plan, manifest, original, sampled, references, work)
+        rounded = {recipe: done.result().references for recipe, done in networks.items() if not done.exception()}
+        manifest, new = add_golden(plan, manifest, original, sampled, references, rounded, work)
         while pending:
             finished, pending = wait(pending, return_when=FIRST_COMPLETED)
             for made in (future.result() for future in finished):
@@ -206,19 +216,38 @@ def measure_reference(plan: Plan, shop: Workshop, original: Original, sampled: S
     return load_outputs(out)
 
 
+def round_weights(shop: Workshop, original: Original, recipe: str, sampled: Sample, report: Report) -> Compressed:
+    """The original with rounded weights, and its outputs over the sample."""
+    report(f"{recipe} weights", "running")
+    made = compress(shop, original.capture.source, original.program, recipe, sampled)
+    report(f"{recipe} weights", "done")
+    return made
+
+
 def make(
-    shop: Workshop, cell: Cell, original: Original, sampled: Sample, plan: Plan, work: Path, report: Report
+    shop: Workshop,
+    cell: Cell,
+    original: Original,
+    network: Future[Compressed] | None,
+    sampled: Sample,
+    plan: Plan,
+    work: Path,
+    report: Report,
 ) -> Made:
-    """Convert and run one cell."""
+    """Convert and run one cell; ``network`` is the original with the weights that its recipe rounds."""
+    try:
+        program = original.program if network is None else network.result().program
+    except LvexportError as error:
+        return failure(cell, "rounding the weights", error, 0.0)
     report(cell.label, "converting")
     artifact = work / cell.file_name(plan.source.bundle_name)
     capture = original.capture
     norm = normalisation(capture.source, capture.inputs)
-    captured = Captured(original.program, capture.inputs, capture.outputs, norm, capture.source.labels)
+    captured = Captured(program, capture.inputs, capture.outputs, norm, capture.source.labels)
     start = time.monotonic()
     try:
         rewrites = plan.rewrites(cell)
-        if plan.optimize == "tune":
+        if plan.optimize == "tune" and network is None:  # rewriting would move rounded weights off their scales
             rewrites = tuning.tune(shop, cell, captured, capture.digest, partial(report, cell.label)).rewrites
         notes, rewrites = convert(shop, cell, captured, artifact, rewrites, plan.optimize)
     except LvexportError as error:
@@ -231,7 +260,10 @@ def make(
     out = shop.folder / f"{artifact.name}.outputs"
     try:
         run = RUN_RESULT.validate_python(shop.do(RunJob(cell.target, artifact, sampled.inputs, out)))
-        return Made(cell, seconds, artifact, notes, rewrites, run, load_outputs(out))
+        rounded = None if network is None else network.result().references
+        return Made(cell, seconds, artifact, notes, rewrites, run, load_outputs(out), rounded)
+    except NotRunError as error:
+        return Made(cell, seconds, artifact, notes, rewrites, error=str(error), not_run=True)
     except LvexportError as error:
         return failure(cell, "running", error, seconds)
 
@@ -284,7 +316,7 @@ def finish(made: Made, plan: Plan, original: Original, sampled: Sample, referenc
     recipe = cell.converter.recipes[cell.recipe]
     try:
         depth = original.capture.depth
-        verdict = judge_run(references, made.outputs, made.run, sampled.labels, recipe, depth)
+        verdict = judge_run(references, made.outputs, made.run, sampled.labels, recipe, depth, made.networks)
     except ValueError as error:
         return info.model_copy(update={"error": str(error)})
     wrong = mislabelled(original.capture.source.labels, made.run.labels)
@@ -305,13 +337,20 @@ def judge_run(
     labels: Array | None,
     recipe: Recipe,
     depth: int,
+    networks: Sequence[Array] | None = None,
 ) -> Verdict:
-    """The verdict on a run, with the interval where the artifact leaves open how it is computed."""
+    """The verdict on a run, with the interval where the artifact leaves open how it is computed.
+
+    ``networks``: what the network with rounded weights answers, for a recipe that rounds them.
+    """
     verdict = judge_all(references, outputs, run.outputs, labels, recipe, run.runtime, depth)
+    if networks is not None:
+        faithful = judge_all(networks, outputs, run.outputs, None, recipe, run.runtime, depth)
+        verdict = judge_compressed(verdict, faithful, references, networks, run.outputs)
     if not run.bounds:
         return verdict
     samples = run.bounds[0].samples
-    first = [reference[:samples] for reference in references]
+    first = [reference[:samples] for reference in (references if networks is None else networks)]
     found = {b.numerics: judge_all(first, load_outputs(b.out), run.outputs, None, recipe, "") for b in run.bounds}
     overflow = next((b.overflow for b in run.bounds if b.overflow is not None), None)
     return bounded(verdict, Interval(samples, {name: one.sqnr_db for name, one in found.items()}, overflow))
@@ -363,11 +402,12 @@ def add_golden(
     original: Original,
     sampled: Sample,
     references: Sequence[Array],
+    networks: Mapping[str, Sequence[Array]],
     work: Path,
 ) -> tuple[Manifest, dict[str, Path]]:
     """Write the golden vectors; the manifest that names them, and the files to publish."""
     path, capture = work / bundle.GOLDEN, original.capture
     kept = golden.count(plan.source.imgsz, sampled.inputs.count)
-    golden.write(path, sampled.inputs, capture.inputs, capture.outputs, references, sampled.labels, kept)
+    golden.write(path, sampled.inputs, capture.inputs, capture.outputs, references, sampled.labels, kept, networks)
     info = GoldenInfo(path=path.name, sha256=files.digest(path), samples=kept)
     return manifest.model_copy(update={"golden": info}), {path.name: path}

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import lvexport
 from lvexport import machine
-from lvexport.converters.contract import Converter
+from lvexport.converters.contract import Choice, Converter, Recipe
+from lvexport.converters.recipes import ALIASES as RECIPE_ALIASES
 from lvexport.converters.recipes import RECIPES
 from lvexport.converters.registry import ALIASES, CONVERTERS
 from lvexport.converters.rewrites.defaults import default
@@ -93,7 +94,7 @@ def targets(names: Iterable[str]) -> list[str]:
 
 def recipes(names: Iterable[str]) -> list[str]:
     """Recipe names as the registry has them. Raises UnknownName."""
-    found = list(dict.fromkeys(names)) or [DEFAULT_RECIPE]
+    found = list(dict.fromkeys(RECIPE_ALIASES.get(name, name) for name in names)) or [DEFAULT_RECIPE]
     for given in found:
         if given not in RECIPES:
             raise UnknownName("recipe", given, RECIPES)
@@ -118,12 +119,32 @@ def cells(to: Iterable[str], quantize: Iterable[str], options: Mapping[str, str]
     for target in chosen:
         converter = CONVERTERS[target]
         check_installed(converter)
-        taken = tuple((n, options.get(n, choice.values[0])) for n, choice in converter.options.items())
-        for recipe in precisions:
-            if recipe not in converter.recipes:
-                raise UsageError(f"{target} has no recipe {recipe}; it has {', '.join(converter.recipes)}.")
-            made.append(Cell(target, recipe, taken))
+        for name in precisions:
+            recipe = recipe_of(converter, name)
+            taken = tuple((n, value_of(recipe, target, n, choice, options)) for n, choice in converter.options.items())
+            made.append(Cell(target, name, taken))
     return tuple(made)
+
+
+def recipe_of(converter: Converter, name: str) -> Recipe:
+    """The target's recipe of that name. Raises UsageError where it has none, saying why."""
+    if name not in converter.recipes:
+        why = converter.refusals[name]
+        raise UsageError(f"{converter.name} has no recipe {name}: {why}. It has {', '.join(converter.recipes)}.")
+    return converter.recipes[name]
+
+
+def value_of(recipe: Recipe, target: str, name: str, choice: Choice, typed: Mapping[str, str]) -> str:
+    """The value of an option: what was typed, or the default. Raises UsageError where the recipe needs another."""
+    fitting = recipe.requires.get(name, choice.values)
+    value = typed.get(name, fitting[0])
+    if value not in fitting:
+        flag = f"--{name.replace('_', '-')}"
+        raise UsageError(
+            f"{target} {recipe.name} needs {flag} {' or '.join(sorted(fitting))}, not {value}: what it stores cannot "
+            f"be loaded with less. Leave {flag} out, or choose another recipe."
+        )
+    return value
 
 
 def check_options(chosen: Iterable[str], options: Mapping[str, str]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 from pydantic import ValidationError
 
-from lvexport.errors import CellError, UsageError
+from lvexport.errors import CellError, NotRunError, UsageError
 from lvexport.jobs import ANSWER, JOB, Answer, Job, Limits
 
 POLL_SECONDS = 0.1
@@ -161,7 +161,8 @@ def read_answer(folder: Path, returncode: int, log: Path) -> Any:
     if answer.failure is not None:
         if answer.failure.usage:
             raise UsageError(answer.failure.message)
-        raise CellError(answer.failure.message, tail(log) + answer.failure.traceback)
+        kind = NotRunError if answer.failure.sound else CellError
+        raise kind(answer.failure.message, tail(log) + answer.failure.traceback)
     return answer.result
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lvexport.bundle import Bundle
     from lvexport.doctor import Health
     from lvexport.informing import Info
-    from lvexport.manifest import ArtifactInfo, OverflowInfo, VerdictInfo
+    from lvexport.manifest import ArtifactInfo, CompressionInfo, OverflowInfo, VerdictInfo
     from lvexport.pipeline import Report
     from lvexport.profiling import Profiled
     from lvexport.training.loop import Step
@@ -203,32 +203,39 @@ def results(bundle: Bundle) -> Table:
     """One row an artifact: size, verdict, figures."""
     labelled = any(a.verdict is not None and a.verdict.accuracy is not None for a in bundle.results)
     bounded = any(a.verdict is not None and a.verdict.interval is not None for a in bundle.results)
-    columns = ["target", "recipe", "MiB", "verdict", "SQNR dB", *(["interval"] if bounded else [])]
+    rounded = any(a.verdict is not None and a.verdict.compression is not None for a in bundle.results)
+    columns = ["target", "recipe", "MiB", "verdict", "SQNR dB", *(["as rounded"] if rounded else [])]
+    columns += ["interval"] if bounded else []
     columns += ["top-1", "retrieval"]
     columns += ["accuracy", "original"] if labelled else []
     grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
     for column in [*columns, "s"]:
         grid.add_column(column, justify="left" if column in ("target", "recipe", "verdict") else "right", no_wrap=True)
     for artifact in bundle.results:
-        grid.add_row(*result_row(artifact, labelled, bounded))
+        grid.add_row(*result_row(artifact, labelled, bounded, rounded))
     return grid
 
 
-def result_row(a: ArtifactInfo, labelled: bool, bounded: bool) -> list[Text]:
+def result_row(a: ArtifactInfo, labelled: bool, bounded: bool, rounded: bool) -> list[Text]:
     size = "" if a.bytes is None else f"{a.bytes / 2**20:.2f}"
     row = [Text(a.target), Text(a.recipe), Text(size), Text(a.status, style=_STYLES[a.status])]
-    row += map(Text, figures(a, labelled, bounded))
+    row += map(Text, figures(a, labelled, bounded, rounded))
     return [*row, Text(f"{a.seconds:.0f}" if a.seconds else "")]
 
 
-def figures(a: ArtifactInfo, labelled: bool, bounded: bool) -> list[str]:
+def figures(a: ArtifactInfo, labelled: bool, bounded: bool, rounded: bool) -> list[str]:
     """What was measured, or blanks."""
     v = a.verdict
     if v is None:
-        return [""] * (3 + 2 * labelled + bounded)
-    found = [f"{v.sqnr_db:.1f}", *([interval(v)] if bounded else [])]
+        return [""] * (3 + 2 * labelled + bounded + rounded)
+    found = [f"{v.sqnr_db:.1f}", *([as_rounded(v)] if rounded else []), *([interval(v)] if bounded else [])]
     found += [percent(v.top1_agreement), percent(v.retrieval_agreement)]
     return [*found, percent(v.accuracy), percent(v.reference_accuracy)] if labelled else found
+
+
+def as_rounded(v: VerdictInfo) -> str:
+    """How near the artifact is to PyTorch with the same rounded weights."""
+    return "" if v.compression is None else f"{v.compression.sqnr_db:.1f}"
 
 
 def interval(v: VerdictInfo) -> str:
@@ -257,6 +264,8 @@ def problems(bundle: Bundle) -> None:
             text = f"{name} overflows: {found.operation} {BEYOND} {REMEDY}"
         elif a.status == "failed" and a.error is not None:
             text = f"{name} does not answer as the original does: {a.error}. Do not ship it."
+        elif a.status == "failed" and v is not None and v.compression is not None:
+            text = f"{name} {compression_problem(a.recipe, v, v.compression)} Do not ship it."
         elif a.status == "failed" and v is not None:
             text = (
                 f"{name} does not compute what the original computes: {v.sqnr_db:.1f} dB over {v.samples:,} inputs, "
@@ -266,10 +275,28 @@ def problems(bundle: Bundle) -> None:
         elif a.status == "error":
             text = f"{name}: {a.error}. Type the command again with --debug for what its process printed."
         elif a.status == "not-run":
-            text = f"{name} was built but NOT RUN: {a.error}."
+            text = f"{name} was built but NOT RUN: {(a.error or '').rstrip('.')}."
         else:
             continue
         err().print(Text(f"lvexport: {text}", style="red"))
+
+
+def compression_problem(recipe: str, v: VerdictInfo, c: CompressionInfo) -> str:
+    """What is wrong with an artifact whose weights are integers."""
+    if c.sqnr_db < c.threshold_db:
+        return (
+            f"does not compute what the original computes with weights rounded as {recipe} has them: "
+            f"{c.sqnr_db:.1f} dB over {v.samples:,} inputs, and arithmetic leaves at least {c.threshold_db:.1f} dB. "
+            "Its integers, scales or zero points are not the right ones."
+        )
+    losses = [f"retrieval agreement {percent(v.retrieval_agreement)}, where {percent(c.min_retrieval)} has to be left"]
+    if v.accuracy is not None:
+        most = f"where {100 * c.max_drop:.1f} points may be lost"
+        losses.append(f"accuracy {percent(v.accuracy)} of {percent(v.reference_accuracy)}, {most}")
+    return (
+        f"computes what it should, but weights rounded as {recipe} has them lose too much over {v.samples:,} inputs: "
+        f"{'; '.join(losses)}. Use a recipe with more bits."
+    )
 
 
 BEYOND = (
@@ -308,7 +335,8 @@ def logs(bundle: Bundle) -> None:
 def origins(bundle: Bundle) -> Text:
     """Where the figures come from, and what they had to reach."""
     verdicts = {a.target: a.verdict for a in bundle.results if a.verdict is not None}
-    needed = {a.recipe: a.verdict.threshold_db for a in bundle.results if a.verdict is not None}
+    judged = [(a, a.verdict) for a in bundle.results if a.verdict is not None]
+    needed = {a.recipe: v.threshold_db for a, v in judged if v.compression is None}
     lines = [f"{target}: {v.runtime}, n = {v.samples:,}, {v.inputs}" for target, v in verdicts.items()]
     intervals = [a.verdict.interval for a in bundle.results if a.verdict is not None and a.verdict.interval is not None]
     if intervals:
@@ -319,7 +347,17 @@ def origins(bundle: Bundle) -> Text:
     if needed:
         least = ", ".join(f"{recipe} {threshold:.1f} dB" for recipe, threshold in needed.items())
         lines.append(f"least SQNR that passes: {least}")
+    lines += [f"{a.target} {a.recipe}: {budget(v.compression)}" for a, v in judged if v.compression is not None]
     return Text("\n".join(lines), style="dim")
+
+
+def budget(c: CompressionInfo) -> str:
+    """What an artifact whose weights are integers had to keep."""
+    return (
+        f"at least {c.threshold_db:.1f} dB beside PyTorch with weights so rounded, which is {c.network_db:.1f} dB from "
+        f"the original; at most {100 * c.max_drop:.1f} points of accuracy lost, retrieval at least "
+        f"{percent(c.min_retrieval)}"
+    )
 
 
 def export_result(bundle: Bundle) -> None:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lvexport import bundle, files, golden
 from lvexport.bundle import Bundle
+from lvexport.compressing import compress, compressing
 from lvexport.converters.contract import TensorSpec
 from lvexport.converters.recipes import RECIPES
 from lvexport.converters.registry import CONVERTERS
 from lvexport.documents import describe_original, manifest_normalisation, tensor_specs
-from lvexport.errors import BundleError, CellError, LvexportError, UnknownName, UsageError
+from lvexport.errors import BundleError, CellError, LvexportError, NotRunError, UnknownName, UsageError
 from lvexport.feeding import load_outputs
 from lvexport.inputs import Sample, prepare
 from lvexport.jobs import (
@@ -29,7 +30,7 @@ from lvexport.jobs import (
     RunJob,
     RunResult,
 )
-from lvexport.manifest import ArtifactInfo, Manifest
+from lvexport.manifest import ArtifactInfo, Manifest, VerdictInfo
 from lvexport.overrides import NOTHING_SAID, Overrides
 from lvexport.pipeline import Report, judge_run, judgement, silent
 from lvexport.plan import Plan, ending
@@ -68,12 +69,16 @@ class Subject:
 
 @dataclass(frozen=True)
 class Baseline:
-    """The original's side of the comparison. ``depth`` is that of ``ModelInfo``; ``labels`` name its classes."""
+    """The original's side of the comparison. ``depth`` is that of ``ModelInfo``; ``labels`` name its classes.
+
+    ``networks``: recipe → what the original answers with the weights that this recipe rounds.
+    """
 
     sample: Sample
     references: list[Array]
     depth: int
     labels: tuple[str, ...] = ()
+    networks: Mapping[str, list[Array]] = field(default_factory=dict)
 
 
 def verify(path: Path, request: Request = Request(), report: Report = silent) -> Bundle:
@@ -149,6 +154,8 @@ def lone_artifact(path: Path, recipe: str | None) -> ArtifactInfo:
     chosen = recipe or (in_name[0] if in_name else "fp32")
     if chosen not in RECIPES:
         raise UnknownName("recipe", chosen, RECIPES)
+    if chosen not in CONVERTERS[target].recipes:
+        raise UsageError(f"{path} cannot be judged as {chosen}: {CONVERTERS[target].refusals[chosen]}.")
     return ArtifactInfo(
         target=target,
         backend=CONVERTERS[target].backend,
@@ -172,10 +179,11 @@ def compare_with(subject: Subject, request: Request, shop: Workshop, report: Rep
     if request.against is not None:
         return against_model(subject, request, shop, report)
     assert subject.manifest is not None
-    return subject.manifest, against_golden(subject.folder, subject.manifest, shop)
+    return subject.manifest, against_golden(subject, subject.manifest, shop)
 
 
-def against_golden(folder: Path, manifest: Manifest, shop: Workshop) -> Baseline:
+def against_golden(subject: Subject, manifest: Manifest, shop: Workshop) -> Baseline:
+    folder = subject.folder
     info = manifest.golden
     path = folder / bundle.GOLDEN
     if info is None or not path.exists() or files.digest(path) != info.sha256:
@@ -186,9 +194,9 @@ def against_golden(folder: Path, manifest: Manifest, shop: Workshop) -> Baseline
     specs, outputs = tensor_specs(manifest.inputs), tensor_specs(manifest.outputs)
     norm = manifest_normalisation(manifest)
     inputs, references, labels = golden.unpack(path, specs, outputs, norm, shop.folder / "inputs.safetensors")
-    return Baseline(
-        Sample(inputs, labels, "the bundle's golden vectors"), references, manifest.model.depth, manifest.labels or ()
-    )
+    networks = golden.networks(path, outputs, compressing(a.recipe for a in subject.artifacts))
+    judged_by = Sample(inputs, labels, "the bundle's golden vectors")
+    return Baseline(judged_by, references, manifest.model.depth, manifest.labels or (), networks)
 
 
 def against_model(subject: Subject, request: Request, shop: Workshop, report: Report) -> tuple[Manifest, Baseline]:
@@ -203,18 +211,23 @@ def against_model(subject: Subject, request: Request, shop: Workshop, report: Re
     if source.kind in ("script", "factory") and all(spec.shape for spec in takes):
         source = replace(source, takes=tuple(map(as_the_original_takes, takes)))
     report("original", "running")
-    capture = CAPTURE.validate_python(shop.do(CaptureJob(source, shop.folder / "program.pt2")))
+    program = shop.folder / "program.pt2"
+    capture = CAPTURE.validate_python(shop.do(CaptureJob(source, program)))
     count = request.samples or sample.size_of(imgsz or 1)
     grey = any(spec.dtype == PICTURE and len(spec.shape) == 2 for spec in takes)
     laid_down = shop.folder / "inputs.safetensors"
     sampled = prepare(capture.source, capture.inputs, min(count, sample.LARGEST), laid_down, grey)
     out = shop.folder / "reference.safetensors"
     shop.do(ReferenceJob(capture.source, sampled.inputs, out, capture.state_digest))
+    networks = {
+        recipe: compress(shop, capture.source, program, recipe, sampled).references
+        for recipe in compressing(a.recipe for a in subject.artifacts)
+    }
     report("original", "done")
     manifest = subject.manifest or describe_original(Plan(source, (), subject.folder), capture)
     origin = f"{sampled.origin}, against {request.against}"
     judged_by = Sample(sampled.inputs, sampled.labels, origin)
-    return manifest, Baseline(judged_by, load_outputs(out), capture.depth, capture.source.labels)
+    return manifest, Baseline(judged_by, load_outputs(out), capture.depth, capture.source.labels, networks)
 
 
 def size_in_manifest(manifest: Manifest) -> int:
@@ -255,6 +268,8 @@ def check(
     report(label, "running")
     try:
         done = examine(folder, artifact, request, baseline, shop)
+    except NotRunError as error:
+        done = outcome(artifact, "not-run", error=str(error))
     except (LvexportError, ValueError) as error:
         done = outcome(artifact, "error", error=f"running failed: {error}")
         log = error.log if isinstance(error, CellError) else ""
@@ -278,10 +293,29 @@ def examine(folder: Path, artifact: ArtifactInfo, request: Request, baseline: Ba
 
 
 def judged(artifact: ArtifactInfo, run: RunResult, outputs: Sequence[Array], baseline: Baseline) -> ArtifactInfo:
-    recipe, labels = RECIPES[artifact.recipe], baseline.sample.labels
-    verdict = judge_run(baseline.references, outputs, run, labels, recipe, baseline.depth)
-    wrong = mislabelled(baseline.labels, run.labels)
+    recipe, labels = CONVERTERS[artifact.target].recipes[artifact.recipe], baseline.sample.labels
+    networks = baseline.networks.get(artifact.recipe)
+    if recipe.weights is not None and networks is None:
+        raise LvexportError(
+            f"the golden vectors have no outputs for {artifact.recipe}. Make the bundle again, or name the original "
+            "with --against MODEL"
+        )
+    verdict = judge_run(baseline.references, outputs, run, labels, recipe, baseline.depth, networks)
+    wrong = mislabelled(baseline.labels, run.labels) or overspent(artifact.verdict)
     return artifact.model_copy(update=judgement(verdict, wrong, baseline.sample.origin))
+
+
+def overspent(made: VerdictInfo | None) -> str | None:
+    """What the verdict of the export says of a budget that was not kept.
+
+    It holds for an artifact that computes what it should: golden vectors are too few to show what rounding costs.
+    """
+    if made is None or made.compression is None or made.compression.within_budget:
+        return None
+    return (
+        f"its rounded weights lost too much when it was made: over {made.samples:,} inputs, retrieval agreement "
+        f"{made.retrieval_agreement:.2%}"
+    )
 
 
 def outcome(artifact: ArtifactInfo, status: str, **found: object) -> ArtifactInfo:

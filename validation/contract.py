@@ -150,6 +150,10 @@ class ArtifactError(Exception):
     """The file is damaged, or is not what its name says; the message is for the user."""
 
 
+class CannotRun(ArtifactError):
+    """The file is sound, and nothing here can run it; the message is for the user."""
+
+
 def numpy_name(dtype: Any) -> str:
     """numpy's spelling of a dtype."""
     return str(np.dtype(dtype))

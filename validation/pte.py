@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lvexport.converters.contract import TensorSpec
-from lvexport.validation.contract import ArtifactError
+from lvexport.validation.contract import ArtifactError, CannotRun
 
 IDENTIFIER = b"ET12"  # bytes 4 to 8 of every .pte file (schema/program.fbs, file_identifier)
 
@@ -38,18 +38,18 @@ class Program:
     def only_delegate(self, backend: str) -> bytes:
         """The bytes of the delegate that the whole program is.
 
-        Raises ArtifactError where the program is anything but one call of that backend, on all inputs, for all outputs.
+        Raises CannotRun where the program is anything but one call of that backend, on all inputs, for all outputs.
         """
         plan = self._plan
         calls = [instruction.instr_args for chain in plan.chains for instruction in chain.instructions]
         kinds = [type(call).__name__ for call in calls]
         if kinds != ["DelegateCall"] or plan.delegates[calls[0].delegate_index].id != backend:
-            raise ArtifactError(
+            raise CannotRun(
                 f"{self._artifact} is not one call of {backend} but {', '.join(kinds) or 'nothing'}. Parts outside the "
                 "delegate would need ExecuTorch's runtime with that backend, which exists on Apple's systems only."
             )
         if list(calls[0].args) != [*plan.inputs, *plan.outputs]:
-            raise ArtifactError(f"{self._artifact} hands {backend} other values than its inputs and outputs.")
+            raise CannotRun(f"{self._artifact} hands {backend} other values than its inputs and outputs.")
         processed = plan.delegates[calls[0].delegate_index].processed
         stored = self._program.backend_delegate_data
         if processed.index >= len(stored):

@@ -47,8 +47,44 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """What rounding weights to integers may cost.
+
+    ``drop``: of accuracy, as a share of all inputs, where their classes are known. ``retrieval``: the agreement that is
+    left at least.
+    """
+
+    drop: float = 0.01
+    retrieval: float = 0.95
+
+
+@dataclass(frozen=True)
+class Compression:
+    """An artifact beside the network with the same rounded weights, as PyTorch computes that.
+
+    ``sqnr_db``: how near the artifact is to it, of at least ``threshold_db``, so that its integers, scales and zero
+    points are the right ones. ``network_db``: how near it is to the original. The rest is the budget of the verdict,
+    and whether the artifact keeps within it.
+    """
+
+    sqnr_db: float
+    threshold_db: float
+    network_db: float
+    max_drop: float
+    min_retrieval: float
+    within_budget: bool
+
+    @property
+    def faithful(self) -> bool:
+        return self.sqnr_db >= self.threshold_db
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """``samples`` inputs were run through both; every figure but the ``interval`` is over all of them."""
+    """``samples`` inputs were run through both; every figure but the ``interval`` is over all of them.
+
+    ``compression`` is there where weights are integers; ``threshold_db`` then follows from what rounding them costs.
+    """
 
     passed: bool
     runtime: str
@@ -63,6 +99,7 @@ class Verdict:
     reference_accuracy: float | None
     threshold_db: float
     interval: Interval | None = None
+    compression: Compression | None = None
 
 
 def judge(
@@ -143,6 +180,57 @@ def lowered(threshold: float, reference: Array, floor: float) -> float:
     if not floor or not signal:
         return threshold
     return float(-10 * math.log10(10 ** (-threshold / 10) + floor / signal))
+
+
+def judge_compressed(
+    losses: Verdict,
+    faithful: Verdict,
+    references: Sequence[Array],
+    networks: Sequence[Array],
+    outputs: Sequence[TensorSpec],
+    budget: Budget = Budget(),
+) -> Verdict:
+    """The verdict on an artifact with integer weights: whether it computes what it should, and what that costs.
+
+    Args:
+        losses: of the artifact, beside the original.
+        faithful: of the artifact, beside the network with the same rounded weights.
+        references: the original's outputs.
+        networks: those of the network with rounded weights.
+        outputs: the artifact's.
+        budget: what rounding may cost.
+    """
+    pairs = zip(references, networks, outputs, strict=True)
+    network = min(metrics.sqnr_db(in_kind(r, spec), in_kind(n, spec)) for r, n, spec in pairs)
+    kept = within(losses, budget)
+    found = Compression(faithful.sqnr_db, faithful.threshold_db, network, budget.drop, budget.retrieval, kept)
+    return replace(
+        losses,
+        passed=found.faithful and kept,
+        threshold_db=least_db(network, faithful.threshold_db),
+        compression=found,
+    )
+
+
+def within(verdict: Verdict, budget: Budget) -> bool:
+    """Whether an artifact lost no more than it may."""
+    return drop(verdict) <= budget.drop and verdict.retrieval_agreement >= budget.retrieval
+
+
+def drop(verdict: Verdict) -> float:
+    """Accuracy that was lost, as a share of all inputs; 0 where their classes are not known."""
+    if verdict.accuracy is None or verdict.reference_accuracy is None:
+        return 0.0
+    return round(verdict.reference_accuracy - verdict.accuracy, 9)  # the two are shares of a few thousand at most
+
+
+def least_db(network_db: float, arithmetic_db: float) -> float:
+    """SQNR beside the original of all that is so near to a network that is ``network_db`` from it.
+
+    Amplitudes of noise add at most: that of the rounded weights, and that of arithmetic on what these make.
+    """
+    weights, arithmetic = 10 ** (-network_db / 20), 10 ** (-arithmetic_db / 20)
+    return -20 * math.log10(weights + arithmetic * (1 + weights))
 
 
 def bounded(verdict: Verdict, interval: Interval | None) -> Verdict:

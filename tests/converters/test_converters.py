@@ -94,10 +94,12 @@ def test_core_ml_picture_package_is_refused_for_other_interfaces(captured: Captu
         CONVERTERS["coreml"].convert(odd, coreml_request(io="image"), tmp_path / "odd.mlpackage")
 
 
-def test_core_ml_bytes_follow_from_the_program(captured: Captured, tmp_path: Path) -> None:
+@pytest.mark.parametrize("recipe", ["fp32", "w4"])
+def test_core_ml_bytes_follow_from_the_program(recipe: str, captured: Captured, tmp_path: Path) -> None:
     a, b = tmp_path / "a.mlpackage", tmp_path / "b.mlpackage"
+    request = replace(coreml_request(min_ios="18"), recipe=CONVERTERS["coreml"].recipes[recipe])
     for out in (a, b):
-        CONVERTERS["coreml"].convert(captured, coreml_request(), out)
+        CONVERTERS["coreml"].convert(captured, request, out)
     assert files.digest(a) == files.digest(b)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,10 +15,11 @@ from lvexport.bundle import read
 from lvexport.converters.contract import Captured, Request, TensorSpec
 from lvexport.converters.recipes import FP16, FP32
 from lvexport.converters.registry import CONVERTERS
-from lvexport.validation.contract import ArtifactError
+from lvexport.validation.contract import ArtifactError, CannotRun, OpenSession
 from lvexport.validation.runtimes.registry import RUNTIMES
 from tests.conftest import Run
 from tests.faults import SCALE, record_again
+from tests.rounded_faults import FAULTS
 
 TARGET = "executorch:coreml"
 MIN_IOS = {"min_ios": "17"}
@@ -54,16 +57,26 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return converted(Small(), tmp_path_factory.mktemp("small") / "small.pte")
 
 
-def test_the_main_job_and_a_scaled_weight(lvexport: Run, tmp_path: Path) -> None:
-    typed = ("mobilevit", "--weights", "demo", "--to", TARGET, "--quantize", "fp32", "--samples", "20")
+def test_the_main_job_and_planted_faults(lvexport: Run, tmp_path: Path) -> None:
+    typed = ("mobilevit", "--weights", "demo", "--to", TARGET, "--quantize", "fp32,w8", "--samples", "20")
     done = lvexport(*typed, "--output", tmp_path)
     assert done.returncode == 0, done.stderr
     bundle = tmp_path / "mobilevit_xxs-demo-64"
-    (row,) = read(bundle).results
+    row, rounded = read(bundle).results
     assert (row.target, row.backend, row.path) == (TARGET, "coreml", f"{bundle.name}-fp32.executorch-coreml.pte")
     assert row.verdict is not None
     assert row.verdict.runtime.startswith("lvexport MIL reference interpreter")
     assert row.verdict.sqnr_db >= 90
+    assert row.verdict.interval is None
+    assert rounded.verdict is not None
+    assert rounded.verdict.interval is not None
+    assert set(rounded.verdict.interval.sqnr_db) == {"exact", "rounded", "pessimistic"}
+    integers = bundle / (rounded.path or "")
+    FAULTS[TARGET, "w8"]["axis"](integers)
+    record_again(bundle, integers.name)
+    done = lvexport("verify", integers)
+    assert done.returncode == 1, done.stderr
+    assert f"{integers.name} does not compute what the original computes with weights rounded" in done.stderr
     program = bundle / (row.path or "")
     SCALE[TARGET](program)
     record_again(bundle, program.name)
@@ -110,7 +123,37 @@ def test_damage_is_an_error(how: str, small: Path, tmp_path: Path) -> None:
         RUNTIMES[TARGET].load(victim, 1)
 
 
-def test_a_program_that_is_more_than_the_delegate_is_not_run(tmp_path: Path) -> None:
-    mixed = converted(Mixed(), tmp_path / "mixed.pte")
-    with pytest.raises(ArtifactError, match="is not one call of CoreMLBackend"):
-        RUNTIMES[TARGET].load(mixed, 1)
+def test_a_program_that_is_more_than_the_delegate_is_not_run(lvexport: Run, tmp_path: Path) -> None:
+    done = lvexport(f"{__file__}:Mixed", "--imgsz", "16", "--to", TARGET, "--samples", "4", "--output", tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert "was built but NOT RUN" in done.stderr
+    (row,) = read(tmp_path / f"{Path(__file__).stem}-16").results
+    assert (row.status, row.verdict) == ("not-run", None)
+    assert "is not one call of CoreMLBackend" in (row.error or "")
+    program = tmp_path / f"{Path(__file__).stem}-16" / (row.path or "")
+    with pytest.raises(CannotRun):
+        RUNTIMES[TARGET].load(program, 1)
+    again = lvexport("verify", program, "--json")
+    assert again.returncode == 3
+    assert json.loads(again.stdout)["artifacts"][0]["status"] == "not-run"
+
+
+class Large(nn.Module):
+    """A number beyond the range of half precision on the way, from numbers beyond 2."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x.mean((2, 3)) * 30000.0) + x.mean((2, 3))
+
+
+def test_an_overflow_in_the_package_is_named(tmp_path: Path) -> None:
+    program = converted(Large(), tmp_path / "large.pte", "fp16")
+    session = RUNTIMES[TARGET].load(program, 1)
+    assert isinstance(session, OpenSession)
+    assert session.numerics == ("exact", "rounded", "pessimistic")
+    numerical = session.under("rounded")
+    numerical.run({"input_0": np.full((1, 3, 16, 16), 10, np.float32)})
+    assert numerical.overflow is not None
+    assert "mul" in numerical.overflow.operation
+    exact = session.under("exact")
+    exact.run({"input_0": np.full((1, 3, 16, 16), 10, np.float32)})
+    assert exact.overflow is None

@@ -8,7 +8,19 @@ import pytest
 from lvexport.converters.contract import TensorSpec
 from lvexport.converters.recipes import FP16, FP32, RECIPES
 from lvexport.validation.contract import PICTURE, PROBABILITIES, Overflow
-from lvexport.validation.verdict import DEPTH, TERMS, Interval, bounded, judge, judge_all, softmax, threshold_db
+from lvexport.validation.verdict import (
+    DEPTH,
+    TERMS,
+    Budget,
+    Interval,
+    bounded,
+    judge,
+    judge_all,
+    judge_compressed,
+    least_db,
+    softmax,
+    threshold_db,
+)
 
 
 def test_thresholds_are_those_documented() -> None:
@@ -117,3 +129,56 @@ def test_pictures_are_compared_as_whole_numbers() -> None:
     assert judge_all([values[:, :1]], [limited[..., 0].round().astype(np.uint8)], grey, None, FP32, "test").passed
     with pytest.raises(ValueError, match="cannot be compared with a picture"):
         judge_all([values[:, :2]], [limited[..., 0]], grey, None, FP32, "test")
+
+
+ONE = (TensorSpec("y", (1, 10), "float32"),)
+
+
+def noisy(r: np.ndarray, db: float, seed: int = 1) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(size=r.shape)
+    return r + noise * np.linalg.norm(r) / np.linalg.norm(noise) * 10 ** (-db / 20)
+
+
+@pytest.mark.parametrize(
+    ("off", "loss", "passes"),
+    [
+        (100, 40, True),  # computes what it should, at little cost
+        (80, 40, False),  # costs as little, and is not what it should compute
+        (100, 0, False),  # computes what it should, and that is too far from the original
+    ],
+)
+def test_integers_are_judged_by_what_they_should_compute_and_by_what_they_cost(
+    off: float, loss: float, passes: bool
+) -> None:
+    r = np.random.default_rng(0).normal(size=(200, 10))
+    network = noisy(r, loss)
+    measured = noisy(network, off, seed=2)
+    losses, faithful = judge(r, measured, None, FP32, "test"), judge(network, measured, None, FP32, "test")
+    verdict = judge_compressed(losses, faithful, [r], [network], ONE)
+    assert verdict.passed is passes
+    assert verdict.compression is not None
+    assert verdict.compression.faithful is (off > 90)
+    assert verdict.compression.within_budget is (loss > 10)
+    assert verdict.compression.network_db == pytest.approx(loss)
+    assert not verdict.passed or verdict.sqnr_db >= verdict.threshold_db
+
+
+def test_a_drop_of_accuracy_beyond_the_budget_fails() -> None:
+    r = np.eye(10).repeat(20, axis=0)
+    labels = r.argmax(axis=1)
+    measured = r.copy()
+    measured[:3] = measured[:3, ::-1]
+    losses = judge(r, measured, labels, FP32, "test")
+    faithful = judge(measured, measured, None, FP32, "test")
+    tight = judge_compressed(losses, faithful, [r], [measured], ONE, Budget(drop=0.014, retrieval=0.5))
+    wide = judge_compressed(losses, faithful, [r], [measured], ONE, Budget(drop=0.015, retrieval=0.5))
+    assert (tight.passed, wide.passed) == (False, True)
+
+
+@pytest.mark.parametrize(("network", "arithmetic"), [(20, 45), (46, 45), (46, 90), (300, 90)])
+def test_no_faithful_artifact_is_below_its_least(network: float, arithmetic: float) -> None:
+    r = np.random.default_rng(0).normal(size=(50, 10))
+    rounded = noisy(r, network)
+    worst = rounded + (rounded - r) / np.linalg.norm(rounded - r) * np.linalg.norm(rounded) * 10 ** (-arithmetic / 20)
+    assert judge(r, worst, None, FP32, "test").sqnr_db == pytest.approx(least_db(network, arithmetic), abs=1)
+    assert judge(r, worst, None, FP32, "test").sqnr_db >= least_db(network, arithmetic) - 1e-6

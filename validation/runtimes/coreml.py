@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,9 @@ from lvexport.validation.contract import (
     OpCost,
     Overflow,
 )
+from lvexport.validation.watching import NUMERICS, Watched, new_state
 
 ON_MACOS = sys.platform == "darwin"
-NUMERICS = ("exact", JUDGED, "pessimistic")  # of the interpreter; on a Mac they bound what Core ML may do
 
 
 class CoreMLSession:
@@ -72,41 +73,22 @@ class NumericalSession(CoreMLSession):
     """The interpreter, with one of its numerics, on the lookout for the first overflow."""
 
     def __init__(self, artifact: Path, model: Any, numerics: str) -> None:
+        self._watched = Watched(model, numerics, partial(loaded, artifact))
         super().__init__(artifact, model, model)
-        self._name = numerics
-        self._exact: Any = None  # only loaded if there is something to compare
-        self._earlier: list[Mapping[str, Any]] = []  # what was run since the states were new
-        self.overflow: Overflow | None = None
+
+    @property
+    def overflow(self) -> Overflow | None:
+        return self._watched.overflow
 
     def restart(self) -> None:
         super().restart()
-        self._earlier = []
+        self._watched.restart()
 
     def under(self, numerics: str) -> NumericalSession:
-        return self if numerics == self._name else super().under(numerics)
+        return self if numerics == self._watched.numerics else super().under(numerics)
 
     def _predict(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
-        from lvexport.validation.mil.overflow import NotFinite
-
-        seen = NotFinite()
-        answer: Mapping[str, Any] = self._model.watched(data, seen, self._state)
-        if seen.found and self.overflow is None:
-            self.overflow = self._compared(data, seen)
-        if self._state is not None:
-            self._earlier.append(data)
-        return answer
-
-    def _compared(self, data: Mapping[str, Any], seen: Any) -> Overflow | None:
-        """With what the program makes of the same data, and of all since the states were new, without rounding."""
-        from lvexport.validation.mil.overflow import NotFinite, first_overflow
-
-        self._exact = self._exact or loaded(self._artifact, "exact")
-        state, exact = new_state(self._exact, self._model), NotFinite()
-        for earlier in self._earlier:
-            self._exact.predict(earlier, state)
-        self._exact.watched(data, exact, state)
-        operation = first_overflow(seen, exact)
-        return None if operation is None else Overflow(self._name, operation)
+        return self._watched.predict(data, self._state)
 
 
 class CoreML:
@@ -152,11 +134,6 @@ def apples(artifact: Path) -> Any:
     import coremltools
 
     return coremltools.models.MLModel(str(artifact))
-
-
-def new_state(engine: Any, model: Any) -> Any:
-    """A state of zeros, as both engines begin with; None for a model that keeps none."""
-    return engine.make_state() if model.states else None
 
 
 def given(value: Array, feature: Any) -> Any:

@@ -1,0 +1,110 @@
+"""Weights as integers times scales: what they are rounded to, the same for every target. Importing this loads torch.
+
+A recipe's integers are laid down once, in the program: its weights are rounded there, and stay floating-point numbers.
+What is rounded once is not changed by being rounded again, so each converter finds the same integers in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from lvexport.converters.contract import Integers
+from lvexport.converters.derived import constant, examples, fold_batch_norms, rewritten
+
+# Tensors of so many numbers or fewer stay as they are: of small ones, scales and the operation that applies them take
+# what rounding saves. coremltools' default (optimize/coreml/_config.py, ``weight_threshold``).
+SMALLEST = 2048
+# Shares of a block's largest magnitude that its range may reach to. Clipping a few numbers rounds the others finer.
+_RANGES = tuple(1 - 0.04 * i for i in range(13))
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """``data`` (O, I, …) int8 times ``scale`` (O, blocks, 1, …) is the weight, each scale for I / blocks channels."""
+
+    data: Tensor
+    scale: Tensor
+
+    def restored(self) -> Tensor:
+        """The weight in single precision."""
+        return self.data * self.scale.repeat_interleave(self.data.shape[1] // self.scale.shape[1], dim=1)
+
+
+def block_of(channels: int, integers: Integers) -> int:
+    """How many of the input channels share a scale: the divisor of their number that is nearest to what is asked for.
+
+    Nearest as a ratio: of 48 channels 24, and not 48, are taken for 32.
+    """
+    if integers.block is None:
+        return channels
+    wanted = integers.block
+    divisors = (n for n in range(1, channels + 1) if channels % n == 0)
+    return min(divisors, key=lambda n: max(n / wanted, wanted / n))
+
+
+def blocks(weight: Tensor, integers: Integers) -> Tensor:
+    """(O, I, …) → (O, blocks, numbers of one block)."""
+    outputs, channels = weight.shape[:2]
+    return weight.reshape(outputs, channels // block_of(channels, integers), -1)
+
+
+def quantize(weight: Tensor, integers: Integers) -> Quantized:
+    """Round a weight (O, I, …), each block over the range that leaves it the least squared error."""
+    grouped = blocks(weight.detach().double(), integers)
+    largest = grouped.abs().amax(-1, keepdim=True)
+    scales = torch.stack([largest * share / integers.largest for share in _RANGES])
+    errors = (on_grid(grouped, scales, integers) * scales - grouped).square().sum(-1, keepdim=True)
+    best = scales.gather(0, errors.argmin(0, keepdim=True))[0]
+    return _quantized(weight, best, integers)
+
+
+def requantize(weight: Tensor, integers: Integers) -> Quantized:
+    """The integers and scales of a weight that was rounded before: its largest magnitude is the largest integer."""
+    grouped = blocks(weight.detach().double(), integers)
+    return _quantized(weight, grouped.abs().amax(-1, keepdim=True) / integers.largest, integers)
+
+
+def on_grid(grouped: Tensor, scale: Tensor, integers: Integers) -> Tensor:
+    """The whole numbers that stand for a weight's blocks."""
+    safe = torch.where(scale > 0, scale, 1.0)
+    return (grouped / safe).round().clamp(-integers.largest, integers.largest)
+
+
+def _quantized(weight: Tensor, scale: Tensor, integers: Integers) -> Quantized:
+    data = on_grid(blocks(weight.detach().double(), integers), scale, integers)
+    shape = (*scale.shape[:2], *(1 for _ in weight.shape[2:]))
+    return Quantized(data.to(torch.int8).reshape(weight.shape), scale.reshape(shape).float())
+
+
+def weights(module: torch.fx.GraphModule) -> Iterator[torch.fx.Node]:
+    """The nodes of the weights that recipes round, each where it is used first."""
+    aten, seen = torch.ops.aten, set()
+    for target in (aten.conv2d.default, aten.linear.default):
+        for node in module.graph.find_nodes(op="call_function", target=target):
+            weight = node.args[1]
+            if weight.op != "get_attr" or weight.target in seen or constant(module, weight).numel() <= SMALLEST:
+                continue
+            seen.add(weight.target)
+            yield weight
+
+
+def compress(program: ExportedProgram, integers: Integers) -> ExportedProgram:
+    """The same program with rounded weights, batch normalisation folded into them before."""
+
+    def round_weights(module: torch.fx.GraphModule) -> None:
+        for node in weights(module):
+            weight = constant(module, node)
+            weight.data = quantize(weight, integers).restored().to(weight.dtype)
+
+    return torch.export.export(rewritten(program, fold_batch_norms, round_weights), examples(program))
+
+
+def compress_file(program: Path, integers: Integers, out: Path) -> None:
+    """:func:`compress` from a ``.pt2`` file to another."""
+    torch.export.save(compress(torch.export.load(program), integers), out)

@@ -1,0 +1,43 @@
+"""The original with its weights rounded, as recipes with integer weights ask for it; made once for all targets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lvexport.converters.contract import Integers
+from lvexport.converters.recipes import RECIPES
+from lvexport.feeding import load_outputs
+from lvexport.inputs import Sample
+from lvexport.jobs import CompressJob, ReferenceJob
+from lvexport.processes import Workshop
+from lvexport.source import Source
+from lvexport.validation.contract import Array
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """The program with rounded weights, and what PyTorch makes of the sample with it."""
+
+    program: Path
+    references: list[Array]
+
+
+def compress(shop: Workshop, source: Source, program: Path, recipe: str, sampled: Sample) -> Compressed:
+    """Round the weights of a captured program as a recipe says, and run it over the sample."""
+    weights = RECIPES[recipe].weights
+    assert weights is not None
+    rounded, out = shop.folder / f"program-{recipe}.pt2", shop.folder / f"reference-{recipe}.safetensors"
+    shop.do(CompressJob(program, weights, rounded))
+    shop.do(ReferenceJob(replace(source, kind="program", spec=str(rounded)), sampled.inputs, out))
+    return Compressed(rounded, load_outputs(out))
+
+
+def compressing(recipes: Iterable[str]) -> list[str]:
+    """Those of the recipes that round weights to integers."""
+    return [name for name in dict.fromkeys(recipes) if integers(name) is not None]
+
+
+def integers(recipe: str) -> Integers | None:
+    return RECIPES[recipe].weights if recipe in RECIPES else None

@@ -1,0 +1,117 @@
+"""The main job with weights in integers: what is verified of the artifacts, and what is caught in them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lvexport import bundle as bundles
+from tests.conftest import Run
+from tests.faults import record_again
+from tests.rounded_faults import FAULTS
+
+TARGETS = ("coreml", "coreai")
+
+
+@pytest.fixture(scope="module")
+def made(lvexport: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo in integers, over so few images that none of the recipes loses too much."""
+    output = tmp_path_factory.mktemp("dist")
+    typed = ("mobilevit", "--weights", "demo", "--to", ",".join(TARGETS), "--quantize", "w8,w4", "--samples", "20")
+    done = lvexport(*typed, "--output", output)
+    assert done.returncode == 0, done.stderr
+    assert "as rounded" in done.stdout
+    return output / "mobilevit_xxs-demo-64"
+
+
+def rows(made: Path) -> dict[tuple[str, str], Any]:
+    manifest = json.loads((made / bundles.MANIFEST).read_text())
+    return {(row["target"], row["recipe"]): row for row in manifest["artifacts"]}
+
+
+def test_both_questions_are_answered(made: Path) -> None:
+    for (target, _), row in rows(made).items():
+        verdict, compression = row["verdict"], row["verdict"]["compression"]
+        assert row["status"] == "ok"
+        assert compression["within_budget"]
+        # Arithmetic is single precision in Core AI's assets and half in Core ML's packages.
+        assert compression["threshold_db"] == pytest.approx(88.7 if target == "coreai" else 43.6, abs=0.1)
+        assert compression["sqnr_db"] >= compression["threshold_db"]
+        assert verdict["sqnr_db"] == pytest.approx(compression["network_db"], abs=2)
+        assert verdict["sqnr_db"] >= verdict["threshold_db"]
+
+
+def test_eight_bits_lose_less_than_four_and_take_more(made: Path) -> None:
+    found = rows(made)
+    for target in TARGETS:
+        eight, four = found[target, "w8"], found[target, "w4"]
+        assert eight["verdict"]["sqnr_db"] > four["verdict"]["sqnr_db"] + 15
+        assert four["bytes"] < 0.75 * eight["bytes"]
+
+
+@pytest.mark.parametrize(
+    ("target", "recipe", "fault"),
+    [(*cell, fault) for cell, faults in FAULTS.items() for fault in faults if cell[0] in TARGETS],
+)
+def test_a_fault_of_the_integers_is_caught(
+    target: str, recipe: str, fault: str, made: Path, tmp_path: Path, lvexport: Run
+) -> None:
+    bundle = tmp_path / made.name
+    shutil.copytree(made, bundle)
+    artifact = bundle / rows(made)[target, recipe]["path"]
+    FAULTS[target, recipe][fault](artifact)
+    record_again(bundle, artifact.name)
+    done = lvexport("verify", artifact)
+    assert done.returncode == 1, done.stderr
+    assert f"{artifact.name} does not compute what the original computes with weights rounded" in done.stderr
+
+
+def test_what_was_lost_over_many_images_is_not_forgotten(made: Path, tmp_path: Path, lvexport: Run) -> None:
+    bundle = tmp_path / made.name
+    shutil.copytree(made, bundle)
+    path = bundle / bundles.MANIFEST
+    manifest = json.loads(path.read_text())
+    (row,) = (a for a in manifest["artifacts"] if (a["target"], a["recipe"]) == ("coreml", "w4"))
+    row["verdict"]["compression"]["within_budget"] = False
+    path.write_text(json.dumps(manifest))
+    done = lvexport("verify", bundle / row["path"])
+    assert done.returncode == 1, done.stderr
+    assert "lost too much when it was made: over 20 inputs" in done.stderr
+
+
+def test_against_the_model_itself(made: Path, tmp_path: Path, lvexport: Run) -> None:
+    name = rows(made)["coreai", "w8"]["path"]
+    shutil.copytree(made / name, tmp_path / name)
+    typed = ("--against", "mobilevit", "--weights", "demo", "--samples", "8", "--json")
+    done = lvexport("verify", tmp_path / name, *typed)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)["artifacts"]
+    assert row["verdict"]["compression"]["sqnr_db"] > 100
+    assert lvexport("verify", tmp_path / name, *typed, "--recipe", "fp32").returncode == 1
+
+
+def test_a_later_run_keeps_what_integers_are_judged_by(made: Path, tmp_path: Path, lvexport: Run) -> None:
+    shutil.copytree(made, tmp_path / made.name)
+    typed = ("mobilevit", "--weights", "demo", "--to", "onnx", "--samples", "8", "--output", tmp_path)
+    assert lvexport(*typed).returncode == 0
+    bundle = tmp_path / made.name
+    done = lvexport("verify", bundle / rows(bundle)["coreai", "w4"]["path"])
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (("--to", "tflite", "--quantize", "w8"), "tflite has no recipe w8: lvexport does not compress"),
+        (("--to", "coreml", "--quantize", "w4", "--min-ios", "16"), "coreml w4 needs --min-ios 18, not 16"),
+        (("--to", "coreml", "--quantize", "8"), "no recipe named 'w8a8'"),
+    ],
+)
+def test_what_a_target_cannot_do_is_refused(typed: tuple[str, ...], words: str, lvexport: Run) -> None:
+    done = lvexport("mobilevit", "--weights", "demo", *typed)
+    assert done.returncode == 2
+    assert words in done.stderr

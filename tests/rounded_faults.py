@@ -1,0 +1,186 @@
+"""Faults of integer weights as a broken converter would make them, planted into finished artifacts."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lvexport.converters.compression import Quantized, compress, requantize, weights
+from lvexport.converters.derived import constant
+from lvexport.converters.recipes import RECIPES
+from lvexport.models.build import build
+
+SHIFT = 3  # of a zero point
+
+
+@cache
+def rounded(recipe: str) -> tuple[Quantized, ...]:
+    """The square weights of the demo network, as the recipe rounds them; for these any axis fits."""
+    integers = RECIPES[recipe].weights
+    assert integers is not None
+    program = torch.export.export(build("mobilevit_xxs", weights="demo").eval(), (torch.rand(1, 3, 64, 64),))
+    module: Any = compress(program, integers).module()
+    found = (requantize(constant(module, node), integers) for node in weights(module))
+    return tuple(q for q in found if q.data.ndim == 2 and q.data.shape[0] == q.data.shape[1])
+
+
+def stored(data: torch.Tensor, bits: int) -> bytes:
+    """Integers as files have them: of four bits, the first of two in the lower half of a byte."""
+    flat = data.numpy().reshape(-1)
+    return flat.tobytes() if bits == 8 else ((flat[0::2] & 15) | (flat[1::2] << 4)).astype(np.uint8).tobytes()
+
+
+def shifted(q: Quantized, largest: int) -> torch.Tensor:
+    """The integers that mean what those of the weight mean with a wrong zero point."""
+    return (q.data + SHIFT).clamp(-largest, largest).to(torch.int8)
+
+
+def across(q: Quantized, largest: int) -> torch.Tensor:
+    """The integers that mean, with scales of the rows, what those of the weight mean with the scales as of columns."""
+    scale = q.scale.repeat_interleave(q.data.shape[1] // q.scale.shape[1], dim=1)
+    return (q.data * scale.T / scale).round().clamp(-largest, largest).to(torch.int8)
+
+
+def replace_integers(file: Path, recipe: str, change: Callable[[Quantized, int], torch.Tensor]) -> None:
+    """Change the integers of a weight where they lie in the file."""
+    integers = RECIPES[recipe].weights
+    assert integers is not None
+    content = bytearray(file.read_bytes())
+    for q in rounded(recipe):
+        old, new = stored(q.data, integers.bits), stored(change(q, integers.largest), integers.bits)
+        at = content.find(old)
+        if at >= 0:
+            assert new != old
+            content[at : at + len(old)] = new
+            file.write_bytes(content)
+            return
+    raise AssertionError(f"no integers of the network were found in {file}")
+
+
+def swap(values: np.ndarray) -> None:
+    """Let the largest and the smallest of several scales change places."""
+    flat = values.reshape(-1)
+    low, high = flat.argmin(), flat.argmax()
+    flat[[low, high]] = flat[[high, low]]
+
+
+def swap_floats(file: Path, recipe: str) -> None:
+    """Swap two scales of a weight, single-precision numbers, where they lie in the file."""
+    content = bytearray(file.read_bytes())
+    for q in rounded(recipe):
+        old = q.scale.numpy().copy()
+        at = content.find(old.tobytes())
+        if at >= 0:
+            length = old.nbytes
+            swap(old)
+            content[at : at + length] = old.tobytes()
+            file.write_bytes(content)
+            return
+    raise AssertionError(f"no scales of the network were found in {file}")
+
+
+def in_asset(change: Callable[[Path], None]) -> Callable[[Path], None]:
+    """Do something to the program of a Core AI asset."""
+
+    def changed(artifact: Path) -> None:
+        program = artifact / "main.mlirb"
+        change(program)
+        (artifact / "main.hash").write_bytes(hashlib.sha256(program.read_bytes()).digest())
+
+    return changed
+
+
+def dequantized(spec: Any, square: bool) -> Iterator[Any]:
+    """The operations of a Core ML package that spell out weights, or only square ones of two dimensions."""
+    main = spec.mlProgram.functions["main"]
+    for operation in main.block_specializations[main.opset].operations:
+        if operation.type.startswith("constexpr"):
+            of = parameters(operation)
+            data = of["quantized_data" if "quantized_data" in of else "data"]
+            sizes = [d.constant.size for d in data.type.tensorType.dimensions]
+            if not square or (len(sizes) == 2 and sizes[0] == sizes[1]):
+                yield operation
+
+
+def parameters(operation: Any) -> dict[str, Any]:
+    """Those that lie in attributes, up to iOS 17, and in inputs from iOS 18 on."""
+    return dict(operation.attributes) | {k: v.arguments[0].value for k, v in operation.inputs.items()}
+
+
+def change_blob(artifact: Path, value: Any, dtype: type, change: Callable[[np.ndarray], None]) -> None:
+    """Change an array of the package's weight file (its header says at which offset the numbers lie)."""
+    path = artifact / "Data" / "com.apple.CoreML" / "weights" / "weight.bin"
+    content = bytearray(path.read_bytes())
+    _, _, size, offset = struct.unpack_from("<IIQQ", content, value.blobFileValue.offset)
+    numbers = np.frombuffer(bytes(content[offset : offset + size]), dtype).copy()
+    change(numbers)
+    content[offset : offset + size] = numbers.tobytes()
+    path.write_bytes(content)
+
+
+def of_package(artifact: Path) -> tuple[Any, Any, Path]:
+    from coremltools.proto import Model_pb2
+
+    path = artifact / "Data" / "com.apple.CoreML" / "model.mlmodel"
+    spec = Model_pb2.Model()
+    spec.ParseFromString(path.read_bytes())
+    return spec, next(dequantized(spec, square=True)), path
+
+
+def swap_scales_coreml(artifact: Path) -> None:
+    _, operation, _ = of_package(artifact)
+    change_blob(artifact, parameters(operation)["scale"], np.float16, swap)
+
+
+def shift_zero_points_coreml(artifact: Path) -> None:
+    """Of all weights: that of a single projection does less than half precision's own rounding."""
+
+    def shift(points: np.ndarray) -> None:
+        points += SHIFT
+
+    for operation in dequantized(of_package(artifact)[0], square=False):
+        change_blob(artifact, parameters(operation)["zero_point"], np.int8, shift)
+
+
+def turn_axis_coreml(artifact: Path) -> None:
+    spec, operation, path = of_package(artifact)
+    operation.attributes["axis"].immediateValue.tensor.ints.values[0] = 1
+    path.write_bytes(spec.SerializeToString(deterministic=True))
+
+
+def weight_file(artifact: Path) -> Path:
+    return artifact / "Data" / "com.apple.CoreML" / "weights" / "weight.bin"
+
+
+# Target and recipe → the faults that its artifacts are given.
+FAULTS: dict[tuple[str, str], dict[str, Callable[[Path], None]]] = {
+    ("coreml", "w8"): {
+        "zero point": shift_zero_points_coreml,
+        "swapped scales": swap_scales_coreml,
+        "axis": turn_axis_coreml,
+    },
+    ("coreml", "w4"): {
+        "zero point": lambda a: replace_integers(weight_file(a), "w4", shifted),
+        "swapped scales": swap_scales_coreml,
+        "axis": lambda a: replace_integers(weight_file(a), "w4", across),
+    },
+    ("executorch:coreml", "w8"): {
+        "zero point": lambda a: replace_integers(a, "w8", shifted),
+        "axis": lambda a: replace_integers(a, "w8", across),
+    },
+    **{
+        ("coreai", recipe): {
+            "zero point": in_asset(lambda a, r=recipe: replace_integers(a, r, shifted)),  # type: ignore[misc]
+            "swapped scales": in_asset(lambda a, r=recipe: swap_floats(a, r)),  # type: ignore[misc]
+            "axis": in_asset(lambda a, r=recipe: replace_integers(a, r, across)),  # type: ignore[misc]
+        }
+        for recipe in ("w8", "w4")
+    },
+}
