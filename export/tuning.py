@@ -87,8 +87,14 @@ def kept(cell: Cell, digest: str) -> Path:
 
 
 def allowed(cell: Cell) -> Names:
-    """The rewrites that may be tried: none that squares numbers where half precision is computed in."""
-    half = RECIPES[cell.recipe].significand_bits < FP32.significand_bits
+    """The rewrites that may be tried: none that squares numbers where half precision is computed in.
+
+    And none at all where weights were rounded to integers, which combining them with others would undo.
+    """
+    recipe = RECIPES[cell.recipe]
+    if recipe.weights is not None:
+        return ()
+    half = recipe.significand_bits < FP32.significand_bits
     return tuple(r.name for r in REWRITES.values() if not (half and r.squares))
 
 

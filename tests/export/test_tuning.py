@@ -79,6 +79,10 @@ def test_nothing_squares_in_half_precision(recipe: str) -> None:
     assert any(REWRITES[name].squares for name in tried) == (RECIPES[recipe].significand_bits == 24)
 
 
+def test_rounded_weights_are_left_alone() -> None:
+    assert tuning.allowed(Cell("coreml", "w8", ())) == ()
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("few")
 def test_core_ml_is_counted(slow: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
