@@ -69,7 +69,8 @@ class Unpacked:
             return self.results[place]
         results = self.run()
         size = sum(result.nbytes for result in results)
-        if self.room.take(size, spare=size):  # for another one like it, which is in memory while it is used
+        # Another one like it is in memory while it is used, and what that is made of. An allocator leaves gaps, too.
+        if self.room.take(size, spare=2 * size):
             self.results = results
         return results[place]
 
