@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from lvexport.converters.rewrites.graph import constant, keep, prune, replace
+from lvexport.converters.rewrites.graph import ATEN, calls, constant, keep, prune, replace, value
 
 
 def fold_constants(module: GraphModule) -> None:
@@ -22,6 +22,9 @@ def fold_constants(module: GraphModule) -> None:
     for node, tensor in known.items():
         if node.op != "get_attr" and any(user not in known for user in node.users):
             replace(node, keep(module, node, node.name, tensor))
+    for node in calls(module, ATEN.add.Tensor, ATEN.sub.Tensor, ATEN.mul.Tensor, ATEN.div.Tensor):
+        if value(node).is_floating_point():  # beside which a whole number would be a tensor of integers to be cast
+            node.args = tuple(float(a) if isinstance(a, int) else a for a in node.args)
     prune(module)
 
 

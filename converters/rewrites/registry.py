@@ -50,6 +50,11 @@ REWRITES = {
             squares=True,
         ),
         Rewrite("group-norms", "group normalisation as means that delegates take", "norms.spell_group_norms", True),
+        Rewrite(
+            "slices",
+            "splits as slices, strides as depthwise convolutions, and sums of these as one",
+            "slices.spell_slices",
+        ),
         Rewrite("means", "means over maps and tokens in the form that delegates take", "means.spell_means"),
         Rewrite("products", "stacks of matrix products over one batch dimension", "attention.batch_products"),
         Rewrite("flat-views", "permutations of no more than four dimensions", "views.compose_flat_views"),

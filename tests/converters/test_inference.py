@@ -265,6 +265,26 @@ def test_the_table_names_rewrites_that_half_precision_bears() -> None:
                     assert not any(REWRITES[name].squares for name in names)
 
 
+class Halves(nn.Module):
+    """A strided depthwise convolution and the pixels themselves, as EfficientFormer V2 has them; parts of the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.local = nn.Conv2d(6, 6, 3, stride=2, padding=1, groups=6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = (self.local(x) + x[:, :, ::2, ::2]).chunk(2, dim=1)
+        return first * second + first[:, 1:2] + first.select(1, -1).unsqueeze(1)
+
+
+def test_slices_are_what_delegates_take() -> None:
+    module = rewritten(Halves(), torch.randn(1, 6, 7, 8), names=["slices"])
+    assert operations(module)["conv2d"] == 1
+    assert not operations(module).keys() & {"chunk", "select", "split"}
+    assert all(len(s.args) < 5 for s in calls(module, ATEN.slice.Tensor))
+
+
 class TakesOneToken(nn.Module):
     """A layer of whose output only the first token's is read, as of a class token."""
 
