@@ -266,7 +266,7 @@ def test_the_table_names_rewrites_that_half_precision_bears() -> None:
 
 
 class Halves(nn.Module):
-    """A strided depthwise convolution and the pixels themselves, as EfficientFormer V2 has them; parts of the channels."""
+    """A strided depthwise convolution and the pixels themselves, as in EfficientFormer V2; parts of the channels."""
 
     def __init__(self) -> None:
         super().__init__()
