@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from lvexport.converters.contract import Integers
-from lvexport.converters.derived import constant, examples, fold_batch_norms, rewritten
+from lvexport.converters.derived import constant, examples, rewritten
+from lvexport.converters.rewrites.norms import fold_batch_norms
 
 # Tensors of so many numbers or fewer stay as they are: of small ones, scales and the operation that applies them take
 # what rounding saves. coremltools' default (optimize/coreml/_config.py, ``weight_threshold``).

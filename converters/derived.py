@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from lvexport.converters.contract import Normalisation
+from lvexport.converters.rewrites.norms import fold_batch_norms
 
 # aten.avg_pool2d's arguments where they are left out: input, kernel_size, stride, padding, ceil_mode,
 # count_include_pad, divisor_override (aten/src/ATen/native/native_functions.yaml)
@@ -61,25 +61,6 @@ def rewritten(program: ExportedProgram, *rewrites: Callable[[torch.fx.GraphModul
         rewrite(module)
     module.recompile()
     return module
-
-
-def fold_batch_norms(module: torch.fx.GraphModule) -> None:
-    """Give each convolution the weights that make the batch normalisation behind it superfluous."""
-    aten, graph = torch.ops.aten, module.graph
-    for norm in graph.find_nodes(op="call_function", target=aten.batch_norm.default):
-        conv = norm.args[0]
-        training = norm.args[5]
-        if training or conv.target is not aten.conv2d.default or len(conv.users) > 1 or conv.args[1].op != "get_attr":
-            continue
-        weight = constant(module, conv.args[1])
-        bias = constant(module, conv.args[2]) if len(conv.args) > 2 else None
-        gamma, beta, mean, variance = (constant(module, node) for node in norm.args[1:5])
-        folded = fuse_conv_bn_weights(weight, bias, mean, variance, norm.args[7], gamma, beta)
-        with graph.inserting_before(conv):
-            nodes = [graph.get_attr(attach(module, f"{conv.name}_{i}", value)) for i, value in enumerate(folded)]
-        conv.args = (conv.args[0], *nodes, *conv.args[3:])
-        norm.replace_all_uses_with(conv)
-        graph.erase_node(norm)
 
 
 def constant(module: torch.fx.GraphModule, node: torch.fx.Node | None) -> Any:

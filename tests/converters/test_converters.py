@@ -15,6 +15,7 @@ from lvexport.converters import coreml, derived, onnx
 from lvexport.converters.contract import Captured, ConversionError, Normalisation, Request, TensorSpec
 from lvexport.converters.recipes import FP16, FP32
 from lvexport.converters.registry import CONVERTERS
+from lvexport.converters.rewrites.norms import fold_batch_norms
 from lvexport.validation import mil
 
 
@@ -180,7 +181,7 @@ class Normalised(nn.Module):
 def test_half_programs_fold_batch_norms_in_single_precision_and_widen_layer_norms() -> None:
     model, x = Normalised().eval(), torch.rand(1, 3, 16, 16)
     program = torch.export.export(model, (x,))
-    module = derived.rewritten(program, derived.fold_batch_norms)
+    module = derived.rewritten(program, fold_batch_norms)
     assert not module.graph.find_nodes(op="call_function", target=torch.ops.aten.batch_norm.default)
     with torch.no_grad():
         expected = model(x)
