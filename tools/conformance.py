@@ -33,7 +33,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--sample", type=int, help="that many cases drawn at random; 0 for all")
     parser.add_argument("--each", type=int, default=0, help="that many cases of every test function")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
-    parser.add_argument("--case-seconds", type=int, default=120, help="limit of one case")
+    parser.add_argument("--case-seconds", type=int, default=120, help="limit of one case on the processor")
     parser.add_argument("--write", type=Path, help="file for the page")
     return parser.parse_args(arguments)
 
@@ -60,7 +60,7 @@ def carry_out(name: str, part: Part, options: argparse.Namespace) -> overview.Re
     limits = (f"--case-seconds={options.case_seconds}", *(["--retry"] if options.retry else []))
     drawn = (part.sample, options.each, options.seed)
     run(Suite(part.paths, records, options.processes, *drawn, options=limits), report.Ticker(records))
-    result = overview.Result(name, part, outcomes.collected(records), list(outcomes.read(records).values()))
+    result = overview.Result(name, part, *outcomes.drawn(records))
     report.show(result.records)
     return result
 

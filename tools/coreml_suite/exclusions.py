@@ -26,6 +26,9 @@ EXCLUSIONS: Mapping[str, str] = {
         "after its prediction, which passes, looks for the lines of torch's stack traces where an older torch than the "
         "installed one has them"
     ),
+    r"coremltools/test/modelpackage/.*TestMLModel::test_(rename_input_bad|save(_in_place)?($|\[)|optimization_hints)": (
+        "of an older kind (glmRegressor), and left renamed by the case before, which is excluded where it predicts"
+    ),
 }
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -12,7 +13,7 @@ from _pytest.outcomes import Skipped
 
 Outcome: TypeAlias = Literal["passed", "failed", "skipped", "excluded", "begun"]
 BEGUN: Outcome = "begun"
-COLLECTED = "collected.txt"
+DRAWN = "drawn.json"
 
 
 class Excluded(Skipped):
@@ -62,15 +63,26 @@ def append(path: Path, record: Record) -> None:
         file.write(json.dumps(asdict(record)) + "\n")
 
 
-def note_collected(folder: Path, count: int) -> None:
-    """Keeps how many cases the suite has, of which some may have been drawn."""
-    (folder / COLLECTED).write_text(str(count))
+def note_drawn(folder: Path, collected: int, drawn: Sequence[str]) -> None:
+    """Keeps how many cases the suite has, and the names of those that are to be run."""
+    # Every process of a run writes the same; renamed, so that none is read half written.
+    beside = folder / f"{DRAWN}.{os.getpid()}"
+    beside.write_text(json.dumps({"collected": collected, "drawn": drawn}))
+    beside.replace(folder / DRAWN)
 
 
-def collected(folder: Path) -> int:
-    """How many cases the suite in a folder of record files has; 0 before it was run."""
-    path = folder / COLLECTED
-    return int(path.read_text()) if path.exists() else 0
+def drawn(folder: Path) -> tuple[int, list[Record]]:
+    """How many cases the suite has, and the records of those that the last run was to run.
+
+    A test file that could not be imported, whose cases nobody knows, is among them.
+    """
+    kept = json.loads((folder / DRAWN).read_text())
+    names = set(kept["drawn"])
+    found = read(folder)
+    lacking = names - found.keys()
+    if lacking:  # a process that could not import a file, say
+        raise SystemExit(f"{len(lacking)} cases have no record in {folder}, {min(lacking)} among them. Add --resume.")
+    return kept["collected"], [record for case, record in found.items() if case in names or "::" not in case]
 
 
 def read(folder: Path) -> dict[str, Record]:

@@ -14,7 +14,8 @@ import signal
 import time
 import zlib
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -43,7 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--each", type=int, default=0, help="at most that many cases of every test function, at random")
     group.addoption("--seed", type=int, default=0, help="of the sample")
     group.addoption("--retry", action="store_true", help="run the cases anew that failed")
-    group.addoption("--case-seconds", type=int, default=120, help="limit of one case")
+    group.addoption("--case-seconds", type=int, default=120, help="limit of one case on the processor")
 
 
 def pytest_load_initial_conftests() -> None:
@@ -85,9 +86,9 @@ class Recorder:
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Cases are drawn and shared out by their place, which is the same in every process."""
         absent.leave()
-        outcomes.note_collected(self.folder, len(items))
         self.names = _names(items)
         chosen = self._drawn(items)
+        outcomes.note_drawn(self.folder, len(items), [self.names[item.nodeid] for item in chosen])
         done = outcomes.read(self.folder).items()
         finished = {case for case, record in done if not (self.retry and record.failed)}
         items[:] = [
@@ -131,13 +132,10 @@ class Recorder:
         self.outcome = ("passed", "")
         outcomes.append(self.path, Record(name, outcomes.BEGUN, "the process ended while it ran"))
         start = time.monotonic()
-        previous = signal.signal(signal.SIGALRM, _stop)
-        signal.alarm(self.limit)
         try:
-            return (yield)
+            with _limited(self.limit):
+                return (yield)
         finally:
-            signal.alarm(0)
-            signal.signal(signal.SIGALRM, previous)
             seconds = round(time.monotonic() - start, 3)
             counts = (binding.Proxy.predictions, binding.Proxy.refused)
             outcomes.append(self.path, Record(name, *self.outcome, *counts, seconds))
@@ -160,6 +158,21 @@ class Recorder:
         elif report.skipped and self.outcome[0] == "passed":
             self.outcome = ("skipped", _skip_reason(report))
         return report
+
+
+@contextmanager
+def _limited(seconds: int) -> Iterator[None]:
+    """Stops a case that takes longer on the processor, or ten times as long by the clock, if it waits for something."""
+    previous = [signal.signal(number, _stop) for number in (signal.SIGPROF, signal.SIGALRM)]
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.alarm(10 * seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.alarm(0)
+        for number, handler in zip((signal.SIGPROF, signal.SIGALRM), previous, strict=True):
+            signal.signal(number, handler)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -29,7 +29,7 @@ class Part:
 
 SUITES: Mapping[str, Part] = {
     "operations": Part("MIL's operations", (OPERATIONS,)),
-    "torch": Part("conversion from PyTorch", (TORCH,), sample=2000),
+    "torch": Part("conversion from PyTorch", (TORCH,), sample=1000),
     "passes": Part("graph passes", (f"{MIL}/mil/passes/tests",)),
     "programs": Part(
         "MIL programs, and packages made of them and read back",
@@ -47,7 +47,7 @@ SUITES: Mapping[str, Part] = {
         "the passes that compress, mostly on programs", (f"{COMPRESSION}/test_passes.py",), sample=500
     ),
     "torch-compression": Part(
-        "compression before the conversion", (f"{TESTS}/optimize/torch/conversion", f"{TESTS}/optimize/api")
+        "compression before the conversion", (f"{TESTS}/optimize/torch/conversion", f"{TESTS}/optimize/api"), sample=25
     ),
     "models": Part(
         "the API of models, packages and weight files",
