@@ -86,6 +86,7 @@ class Recorder:
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Cases are drawn and shared out by their place, which is the same in every process."""
         absent.leave()
+        mac.pretend_to_tests()
         self.names = _names(items)
         chosen = self._drawn(items)
         outcomes.note_drawn(self.folder, len(items), [self.names[item.nodeid] for item in chosen])

@@ -47,7 +47,7 @@ SUITES: Mapping[str, Part] = {
         "the passes that compress, mostly on programs", (f"{COMPRESSION}/test_passes.py",), sample=500
     ),
     "torch-compression": Part(
-        "compression before the conversion", (f"{TESTS}/optimize/torch/conversion", f"{TESTS}/optimize/api"), sample=25
+        "compression before the conversion", (f"{TESTS}/optimize/torch/conversion", f"{TESTS}/optimize/api"), sample=12
     ),
     "models": Part(
         "the API of models, packages and weight files",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -124,6 +125,19 @@ def test_a_missing_package_keeps_only_the_cases_that_call_it_from_running(suite,
     assert found["test_with"].reason == NEEDS.format("torchvision")
     assert found["test_imports"].reason == NEEDS.format("no_such_package")
     assert not hasattr(Absent("torchvision"), "__version__")  # or it would look like one that is installed
+
+
+def test_apples_tests_take_this_machine_for_a_mac_and_nobody_else_does(suite, monkeypatch):
+    from coreml_suite import mac
+
+    asks = ModuleType("coremltools.test.asks")
+    asks.__dict__.update(sys=sys, _macos_version=tuple)
+    monkeypatch.setitem(sys.modules, asks.__name__, asks)
+    platform = sys.platform
+    mac.pretend_to_tests()
+    assert (asks.sys.platform, asks._macos_version()) == ("darwin", mac.MACOS)
+    assert asks.sys.version_info == sys.version_info
+    assert sys.platform == platform
 
 
 def test_what_fails_before_the_interpreter_is_asked_is_counted_apart(suite):
