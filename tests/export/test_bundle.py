@@ -266,7 +266,8 @@ def test_info_reads_the_artifact(target: str, demo_bundle: Path, lvexport: Run) 
     found = json.loads(done.stdout)
     assert found["inputs"][0]["shape"] == [1, 3, 64, 64]
     assert found["outputs"][0]["shape"] == [1, 10]
-    assert sum(found["operators"].values()) > 10
+    # The delegate of ExecuTorch takes the whole network as one operator.
+    assert sum(found["operators"].values()) > (0 if target == "executorch" else 10)
 
 
 def test_bench_times_all_in_turn(demo_bundle: Path, lvexport: Run) -> None:

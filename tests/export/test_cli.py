@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from lvexport.converters.recipes import RECIPES
 from lvexport.converters.registry import CONVERTERS
+from lvexport.converters.rewrites.registry import REWRITES
 from lvexport.models.registry import ENTRIES
 from tests.conftest import Run
 
@@ -143,7 +145,8 @@ def test_list_as_json(lvexport: Run) -> None:
     assert [row["name"] for row in json.loads(lvexport("list", "--json").stdout)] == list(ENTRIES)
     targets = json.loads(lvexport("list", "targets", "--json").stdout)
     assert [row["name"] for row in targets] == list(CONVERTERS)
-    assert {row["name"] for row in json.loads(lvexport("list", "recipes", "--json").stdout)} == {"fp32", "fp16"}
+    assert [row["name"] for row in json.loads(lvexport("list", "recipes", "--json").stdout)] == list(RECIPES)
+    assert [row["name"] for row in json.loads(lvexport("list", "rewrites", "--json").stdout)] == list(REWRITES)
 
 
 def test_doctor_sees_what_is_installed(lvexport: Run) -> None:
