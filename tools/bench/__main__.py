@@ -28,7 +28,7 @@ NETWORKS = {
 }
 TARGETS = ("executorch", "tflite", "onnx")
 RECIPES = ("fp32", "fp16")
-REPETITIONS, ROUNDS, RUNS = 3, 5, 5
+REPETITIONS, ROUNDS, RUNS = 3, 5, 5  # of the whole comparison, of turns in it, of inferences in a turn
 ROOT = Path(__file__).parent.parent.parent
 WORK = ROOT / "runs" / "bench"
 KEPT = ROOT / "docs" / "bench.json"
