@@ -79,7 +79,8 @@ def page(results: Sequence[Result], seed: int) -> str:
 def _rows(results: Sequence[Result]) -> Iterator[tuple[object, ...]]:
     for result in results:
         counts = Counts.of(result.records)
-        yield (f"`{result.name}`", result.collected, *counts.row, f"{counts.share:.2%}")
+        share = f"{counts.share:.2%}" if counts.passed + counts.failed else "none made"
+        yield (f"`{result.name}`", result.collected, *counts.row, share)
 
 
 def _places(results: Sequence[Result]) -> Iterator[tuple[object, ...]]:

@@ -15,6 +15,7 @@ from rich.table import Table
 from coreml_suite import outcomes
 from coreml_suite.mac import MACHINE, MACOS
 from coreml_suite.outcomes import Record
+from coreml_suite.run import site_packages
 
 COLUMNS = ("cases", "passed", "failed", "failed before", "no prediction", "skipped", "excluded")
 KINDS = ("passed", "failed", "unasked", "unpredicted", "skipped", "excluded")
@@ -154,6 +155,7 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]
 
 
 def _cell(text: str) -> str:
+    text = text.replace(f"{site_packages()}/", "")  # where the wheel is on this machine
     return " ".join(text.replace("|", "\\|").split())[:LONGEST]
 
 

@@ -140,6 +140,25 @@ def test_apples_tests_take_this_machine_for_a_mac_and_nobody_else_does(suite, mo
     assert sys.platform == platform
 
 
+def test_the_page_about_several_suites_says_what_is_a_sample(suite):
+    from coreml_suite.outcomes import Record
+    from coreml_suite.overview import Result, page
+    from coreml_suite.run import site_packages
+    from coreml_suite.suites import Part
+
+    right, wrong = Record("a.py::right", "passed", predictions=2), Record("a.py::wrong", "failed", "Not equal", 1)
+    lost = Record("b.py::lost", "failed", f"no {site_packages()}/coremltools/x.py")
+    text = page(
+        [Result("a", Part("as", ("a.py",)), 90, [right, wrong]), Result("b", Part("bs", ("b.py",)), 1, [lost])], 7
+    )
+    assert "**50.00%** of the 2 cases" in text
+    assert "drawn with seed 7" in text
+    assert "| `a` | 90 | 2 | 1 | 1 | 0 | 0 | 0 | 0 | 50.00% |" in text
+    assert "| `b` | 1 | 1 | 0 | 0 | 1 | 0 | 0 | 0 | none made |" in text
+    assert "| `a.py::wrong` | Not equal |" in text
+    assert "| 1 | no coremltools/x.py |" in text
+
+
 def test_what_fails_before_the_interpreter_is_asked_is_counted_apart(suite):
     from coreml_suite.outcomes import Record
     from coreml_suite.report import Counts, page
