@@ -70,7 +70,7 @@ def _fold_backwards(module: GraphModule, node: Any, scale: Tensor, axis: int | N
         if axis is not None and origin is None:
             return False
         return _fold_backwards(module, node.args[0], scale, origin)
-    if is_call(node, ATEN.matmul.default, ATEN.bmm.default) and axis is None:
+    if is_call(node, ATEN.matmul.default, ATEN.bmm.default) and axis is None and node.args[0] is not node.args[1]:
         return any(_fold_backwards(module, factor, scale, None) for factor in node.args)
     return False
 

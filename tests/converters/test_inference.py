@@ -320,3 +320,19 @@ def test_rows_are_gathered_from_every_head() -> None:
     module = rewritten(PerHead(), torch.randn(2, 6, 4, 5), names=["projections"])
     assert sorted(c.args[1].meta["val"].shape[0] for c in calls(module, ATEN.conv2d.default))[-1] == 12
     assert not operations(module)["split_with_sizes"]
+
+
+class Squared(nn.Module):
+    """A scale behind the product of a layer's output with itself, into which it would go twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x)
+        return (y @ y) * 0.5
+
+
+def test_a_scale_is_not_folded_twice() -> None:
+    rewritten(Squared(), torch.randn(2, 5, 5), names=["scales"])
