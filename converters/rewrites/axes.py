@@ -301,21 +301,24 @@ def reshape(before: Node, node: Node, new: tuple[int, ...]) -> Node:
 
 def follow(user: Node, axis: int) -> int | None:
     """Where a view puts an axis of what it is given. None where the axis is cut up or joined with others."""
-    source = user.args[0]
-    assert isinstance(source, Node)
-    before = whole(shape(source))
-    after = through(user, before)
-    if after is None or not before.dimensions[axis]:
-        return None
-    return next((i for i, d in enumerate(after.dimensions) if d == before.dimensions[axis]), None)
+    before, after = _sides(user)
+    return None if after is None else _same_dimension(before.dimensions[axis], after)
 
 
 def origin(node: Node, axis: int) -> int | None:
     """Which axis of what a view is given becomes this one. None where it is made of several or of part of one."""
+    before, after = _sides(node)
+    return None if after is None else _same_dimension(after.dimensions[axis], before)
+
+
+def _sides(node: Node) -> tuple[View, View | None]:
+    """What a view node is given, as the view that is itself, and what it makes of that."""
     source = node.args[0]
     assert isinstance(source, Node)
     before = whole(shape(source))
-    after = through(node, before)
-    if after is None or not after.dimensions[axis]:
-        return None
-    return next((i for i, d in enumerate(before.dimensions) if d == after.dimensions[axis]), None)
+    return before, through(node, before)
+
+
+def _same_dimension(dimension: Dimension, view: View) -> int | None:
+    """Where a view has a dimension as it is; nowhere where that has one position, which all such share."""
+    return view.dimensions.index(dimension) if dimension and dimension in view.dimensions else None

@@ -37,22 +37,23 @@ def numbers(module: GraphModule, node: Node) -> tuple[Tensor, Tensor]:
     return wide(weight), torch.zeros(len(weight), dtype=torch.double) if bias is None else wide(bias)
 
 
-def assign(module: GraphModule, node: Node, weight: Tensor, bias: Tensor) -> None:
-    """Give a layer other numbers, rounded to the type that it had; a bias of zeros is left out."""
+def _with_numbers(module: GraphModule, node: Node, weight: Tensor, bias: Tensor) -> tuple[Any, ...]:
+    """A layer's arguments with other numbers, rounded to the type that it had; a bias of zeros is left out."""
     old = constant(module, arguments(node)["weight"])
     assert old is not None
     new_bias = keep(module, node, f"{node.name}_bias", bias.to(old.dtype)) if bias.any() else None
     new_weight = keep(module, node, f"{node.name}_weight", weight.to(old.dtype))
-    node.args = (node.args[0], new_weight, new_bias, *node.args[3:])
+    return node.args[0], new_weight, new_bias, *node.args[3:]
+
+
+def assign(module: GraphModule, node: Node, weight: Tensor, bias: Tensor) -> None:
+    """Give a layer other numbers."""
+    node.args = _with_numbers(module, node, weight, bias)
 
 
 def like(module: GraphModule, node: Node, weight: Tensor, bias: Tensor) -> Node:
     """A layer in front of another, on the same input and of the same kind, with numbers of its own."""
-    beside = call(node, node.target, *node.args, **node.kwargs)  # type: ignore[arg-type]
-    assign(module, beside, weight, bias)
-    given = [a.meta["val"] if isinstance(a, Node) else a for a in beside.args]
-    beside.meta["val"] = node.target(*given)  # type: ignore[operator]
-    return beside
+    return call(node, node.target, *_with_numbers(module, node, weight, bias), **node.kwargs)  # type: ignore[arg-type]
 
 
 def column(vector: Tensor, weight: Tensor) -> Tensor:
