@@ -247,7 +247,7 @@ def make(
     start = time.monotonic()
     try:
         rewrites = plan.rewrites(cell)
-        if plan.optimize == "tune" and network is None:  # rewriting would move rounded weights off their scales
+        if plan.optimize == "tune":
             rewrites = tuning.tune(shop, cell, captured, capture.digest, partial(report, cell.label)).rewrites
         notes, rewrites = convert(shop, cell, captured, artifact, rewrites, plan.optimize)
     except LvexportError as error:

@@ -14,10 +14,11 @@ import math
 import statistics
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from lvexport import files
 from lvexport.converters.contract import Captured
@@ -68,14 +69,17 @@ def tune(shop: Workshop, cell: Cell, captured: Captured, digest: str, say: Say) 
 
     ``digest`` is the captured program's. Raises LvexportError where the cell cannot be made without rewrites.
     """
+    if not allowed(cell):
+        return Tuned((), 1.0, (1.0, 1.0), 0, *measured_here(cell)[1:])
     path = kept(cell, digest)
-    if path.exists():
+    with suppress(OSError, ValidationError):  # none, or one that was damaged
         return TUNED.validate_json(path.read_bytes())
     found = Search(shop, cell, captured, say).run()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{threading.get_ident()}.part")
-    part.write_bytes(TUNED.dump_json(found, indent=2))
-    part.replace(path)
+    with suppress(OSError):  # where nothing can be kept, what took so long to find is used all the same
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{threading.get_ident()}.part")
+        part.write_bytes(TUNED.dump_json(found, indent=2))
+        part.replace(path)
     return found
 
 

@@ -79,8 +79,20 @@ def test_nothing_squares_in_half_precision(recipe: str) -> None:
     assert any(REWRITES[name].squares for name in tried) == (RECIPES[recipe].significand_bits == 24)
 
 
-def test_rounded_weights_are_left_alone() -> None:
-    assert tuning.allowed(Cell("coreml", "w8", ())) == ()
+def test_rounded_weights_are_left_alone(slow: Captured, tmp_path: Path) -> None:
+    cell, shop = Cell("coreml", "w8", ()), Workshop(tmp_path / "shop", Limits())
+    assert tuning.allowed(cell) == ()
+    assert tuning.tune(shop, cell, slow, "digest", lambda state: None).rewrites == ()
+    assert next(shop.numbers) == 0  # nothing was made
+
+
+@pytest.mark.usefixtures("few")
+def test_a_cache_that_cannot_be_used_costs_no_result(
+    slow: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LVEXPORT_CACHE", str(tmp_path / "file"))
+    assert tuning.tune(Workshop(tmp_path / "shop", Limits()), ONNX, slow, "digest", lambda state: None).ratio <= 1
 
 
 @pytest.mark.slow
