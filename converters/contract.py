@@ -45,13 +45,17 @@ class Recipe:
     """A precision of arithmetic and, where they are another, of weights.
 
     ``significand_bits`` counts the hidden one: 24 for float32, 11 for float16 (IEEE 754). ``requires`` has the values
-    that an option of the target may then have, the first of them the default.
+    that an option of the target may then have, the first of them the default. ``dynamic``: the target may compute
+    layers with integer weights in integers, and then rounds what they take as it comes (:func:`rounds_activations`).
+    ``method``: in a few words, how the target does it.
     """
 
     name: str
     summary: str
     significand_bits: int
     weights: Integers | None = None
+    dynamic: bool = False
+    method: str = ""
     requires: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
 
@@ -114,6 +118,17 @@ class Delegation:
 
     calls: int
     outside: dict[str, str]
+
+
+DYNAMIC, FLOAT = "dynamic", "float"
+ACTIVATIONS = Choice(
+    (DYNAMIC, FLOAT), "what layers with integer weights take: rounded to 8 bits as it comes, or in floating point"
+)
+
+
+def rounds_activations(recipe: Recipe, options: Mapping[str, str]) -> bool:
+    """Whether an artifact rounds what its layers take to 8 bits, over the range that it has in that inference."""
+    return recipe.dynamic and options.get("activations", DYNAMIC) == DYNAMIC
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from lvexport import bundle, files, golden, machine, tuning
 from lvexport.bundle import Bundle
-from lvexport.compressing import Compressed, compress, compressing
+from lvexport.compressing import Compressed, compress, compressing, dynamic, simulation
 from lvexport.converters.contract import Captured, Notes, Recipe
 from lvexport.documents import describe_original, same_original
 from lvexport.errors import CellError, LvexportError, NotRunError
@@ -38,7 +38,7 @@ from lvexport.source import Source
 from lvexport.validation.contract import Array
 from lvexport.validation.labelling import mislabelled
 from lvexport.validation.runtimes.registry import RUNTIMES
-from lvexport.validation.verdict import Interval, Verdict, bounded, judge_all, judge_compressed
+from lvexport.validation.verdict import Interval, Verdict, bounded, eased, judge_all, judge_compressed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,7 +63,8 @@ class Original:
 class Made:
     """What became of one cell: an artifact with its measured outputs, or an error.
 
-    ``networks``: what the network with rounded weights answers, where the recipe rounds them.
+    ``networks``: what the network with rounded weights answers, where the recipe rounds them; ``simulated``: with
+    activations rounded too, where the artifact does that.
     """
 
     cell: Cell
@@ -74,6 +75,7 @@ class Made:
     run: RunResult | None = None
     outputs: list[Array] = field(default_factory=list)
     networks: list[Array] | None = None
+    simulated: list[Array] | None = None
     error: str | None = None
     log: str = ""
     not_run: bool = False
@@ -173,8 +175,11 @@ def fill(
     # The pool is left last, and waits for its threads; by then their cells must have been stopped.
     with ThreadPoolExecutor(plan.workers) as pool, interruptible(shop):
         reference = pool.submit(measure_reference, plan, shop, original, sampled, report)
+        both = [(c.target, c.recipe, dict(c.options)) for c in plan.cells]
+        both += [(a.target, a.recipe, a.options) for a in manifest.artifacts]
+        rounding = {recipe for target, recipe, options in both if dynamic(target, recipe, options)}
         networks = {
-            recipe: pool.submit(round_weights, shop, original, recipe, sampled, report)
+            recipe: pool.submit(round_weights, shop, original, recipe, sampled, recipe in rounding, report)
             for recipe in compressing([*(c.recipe for c in plan.cells), *(a.recipe for a in manifest.artifacts)])
         }
         pending: set[Future[Made]] = {
@@ -183,7 +188,9 @@ def fill(
             if cell not in kept
         }
         references = reference.result()
-        rounded = {recipe: done.result().references for recipe, done in networks.items() if not done.exception()}
+        compressed = {recipe: done.result() for recipe, done in networks.items() if not done.exception()}
+        rounded = {recipe: found.references for recipe, found in compressed.items()}
+        rounded |= {simulation(r): found.dynamic for r, found in compressed.items() if found.dynamic is not None}
         manifest, new = add_golden(plan, manifest, original, sampled, references, rounded, work)
         while pending:
             finished, pending = wait(pending, return_when=FIRST_COMPLETED)
@@ -216,10 +223,12 @@ def measure_reference(plan: Plan, shop: Workshop, original: Original, sampled: S
     return load_outputs(out)
 
 
-def round_weights(shop: Workshop, original: Original, recipe: str, sampled: Sample, report: Report) -> Compressed:
-    """The original with rounded weights, and its outputs over the sample."""
+def round_weights(
+    shop: Workshop, original: Original, recipe: str, sampled: Sample, activations: bool, report: Report
+) -> Compressed:
+    """The original with rounded weights, and its outputs over the sample; those with rounded activations as well."""
     report(f"{recipe} weights", "running")
-    made = compress(shop, original.capture.source, original.program, recipe, sampled)
+    made = compress(shop, original.capture.source, original.program, recipe, sampled, activations)
     report(f"{recipe} weights", "done")
     return made
 
@@ -261,7 +270,10 @@ def make(
     try:
         run = RUN_RESULT.validate_python(shop.do(RunJob(cell.target, artifact, sampled.inputs, out)))
         rounded = None if network is None else network.result().references
-        return Made(cell, seconds, artifact, notes, rewrites, run, load_outputs(out), rounded)
+        simulated = None
+        if network is not None and dynamic(cell.target, cell.recipe, dict(cell.options)):
+            simulated = network.result().dynamic
+        return Made(cell, seconds, artifact, notes, rewrites, run, load_outputs(out), rounded, simulated)
     except NotRunError as error:
         return Made(cell, seconds, artifact, notes, rewrites, error=str(error), not_run=True)
     except LvexportError as error:
@@ -316,7 +328,9 @@ def finish(made: Made, plan: Plan, original: Original, sampled: Sample, referenc
     recipe = cell.converter.recipes[cell.recipe]
     try:
         depth = original.capture.depth
-        verdict = judge_run(references, made.outputs, made.run, sampled.labels, recipe, depth, made.networks)
+        verdict = judge_run(
+            references, made.outputs, made.run, sampled.labels, recipe, depth, made.networks, made.simulated
+        )
     except ValueError as error:
         return info.model_copy(update={"error": str(error)})
     wrong = mislabelled(original.capture.source.labels, made.run.labels)
@@ -338,14 +352,18 @@ def judge_run(
     recipe: Recipe,
     depth: int,
     networks: Sequence[Array] | None = None,
+    simulated: Sequence[Array] | None = None,
 ) -> Verdict:
     """The verdict on a run, with the interval where the artifact leaves open how it is computed.
 
-    ``networks``: what the network with rounded weights answers, for a recipe that rounds them.
+    ``networks``: what the network with rounded weights answers, for a recipe that rounds them. ``simulated``: what it
+    answers with activations rounded too, for an artifact that does that.
     """
     verdict = judge_all(references, outputs, run.outputs, labels, recipe, run.runtime, depth)
     if networks is not None:
         faithful = judge_all(networks, outputs, run.outputs, None, recipe, run.runtime, depth)
+        if simulated is not None:
+            faithful = eased(faithful, networks, simulated, run.outputs)
         verdict = judge_compressed(verdict, faithful, references, networks, run.outputs)
     if not run.bounds:
         return verdict

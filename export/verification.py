@@ -11,7 +11,7 @@ from typing import Any
 
 from lvexport import bundle, files, golden
 from lvexport.bundle import Bundle
-from lvexport.compressing import compress, compressing
+from lvexport.compressing import compress, compressing, dynamic, simulation
 from lvexport.converters.contract import TensorSpec
 from lvexport.converters.recipes import RECIPES
 from lvexport.converters.registry import CONVERTERS
@@ -71,7 +71,8 @@ class Subject:
 class Baseline:
     """The original's side of the comparison. ``depth`` is that of ``ModelInfo``; ``labels`` name its classes.
 
-    ``networks``: recipe → what the original answers with the weights that this recipe rounds.
+    ``networks``: recipe → what the original answers with the weights that this recipe rounds; :func:`simulation` of it
+    → with activations rounded too.
     """
 
     sample: Sample
@@ -194,7 +195,8 @@ def against_golden(subject: Subject, manifest: Manifest, shop: Workshop) -> Base
     specs, outputs = tensor_specs(manifest.inputs), tensor_specs(manifest.outputs)
     norm = manifest_normalisation(manifest)
     inputs, references, labels = golden.unpack(path, specs, outputs, norm, shop.folder / "inputs.safetensors")
-    networks = golden.networks(path, outputs, compressing(a.recipe for a in subject.artifacts))
+    recipes = compressing(a.recipe for a in subject.artifacts)
+    networks = golden.networks(path, outputs, [*recipes, *map(simulation, recipes)])
     judged_by = Sample(inputs, labels, "the bundle's golden vectors")
     return Baseline(judged_by, references, manifest.model.depth, manifest.labels or (), networks)
 
@@ -219,10 +221,12 @@ def against_model(subject: Subject, request: Request, shop: Workshop, report: Re
     sampled = prepare(capture.source, capture.inputs, min(count, sample.LARGEST), laid_down, grey)
     out = shop.folder / "reference.safetensors"
     shop.do(ReferenceJob(capture.source, sampled.inputs, out, capture.state_digest))
-    networks = {
-        recipe: compress(shop, capture.source, program, recipe, sampled).references
-        for recipe in compressing(a.recipe for a in subject.artifacts)
-    }
+    networks: dict[str, list[Array]] = {}
+    for recipe in compressing(a.recipe for a in subject.artifacts):
+        rounding = any(dynamic(a.target, a.recipe, a.options) for a in subject.artifacts if a.recipe == recipe)
+        found = compress(shop, capture.source, program, recipe, sampled, rounding)
+        networks[recipe] = found.references
+        networks |= {} if found.dynamic is None else {simulation(recipe): found.dynamic}
     report("original", "done")
     manifest = subject.manifest or describe_original(Plan(source, (), subject.folder), capture)
     origin = f"{sampled.origin}, against {request.against}"
@@ -300,7 +304,9 @@ def judged(artifact: ArtifactInfo, run: RunResult, outputs: Sequence[Array], bas
             f"the golden vectors have no outputs for {artifact.recipe}. Make the bundle again, or name the original "
             "with --against MODEL"
         )
-    verdict = judge_run(baseline.references, outputs, run, labels, recipe, baseline.depth, networks)
+    rounding = dynamic(artifact.target, artifact.recipe, artifact.options)
+    simulated = baseline.networks.get(simulation(artifact.recipe)) if rounding else None
+    verdict = judge_run(baseline.references, outputs, run, labels, recipe, baseline.depth, networks, simulated)
     wrong = mislabelled(baseline.labels, run.labels) or overspent(artifact.verdict)
     return artifact.model_copy(update=judgement(verdict, wrong, baseline.sample.origin))
 

@@ -179,12 +179,12 @@ FAULTS: dict[tuple[str, str], dict[str, Callable[[Path], None]]] = {
         "axis": lambda a: replace_integers(a, "w8", across),
     },
     **{
-        ("onnx", recipe): {
+        (target, recipe): {
             "zero point": lambda a, r=recipe: replace_integers(a, r, shifted),  # type: ignore[misc]
             "swapped scales": lambda a, r=recipe: swap_floats(a, r),  # type: ignore[misc]
             "axis": lambda a, r=recipe: replace_integers(a, r, across),  # type: ignore[misc]
         }
-        for recipe in ("w8", "w4")
+        for target, recipe in (("onnx", "w8"), ("onnx", "w4"), ("tflite", "w8"), ("executorch", "w8"))
     },
     **{
         ("coreai", recipe): {
