@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from lvexport.converters.contract import Captured, Choice, Notes, Request
-from lvexport.converters.recipes import FLOATS, FLOATS_ONLY, STATIC
+from lvexport.converters.contract import ACTIVATIONS, Captured, Choice, Notes, Request, rounds_activations
+from lvexport.converters.recipes import FP16, FP32, STATIC, W8, rounding_activations
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
+_NO_BLOCKS = (
+    "LiteRT has no kernel for convolutions with blocks of 4-bit integers, and its DEQUANTIZE knows no blocks either"
+)
+
 
 class TFLite:
-    """``fp16`` keeps weights in half precision; the runtime widens them when it loads the model."""
+    """``fp16`` keeps weights in half precision; the runtime widens them when it loads the model.
+
+    ``w8`` computes layers in integers, or dequantizes their weights where ``activations`` is ``float``.
+    """
 
     name = "tflite"
     summary = "LiteRT (TensorFlow Lite), for Android, iOS and embedded Linux"
     backend = "litert"
     suffix = ".tflite"
     distributions = ("litert-torch", "ai-edge-quantizer")
-    recipes = FLOATS | STATIC
-    refusals = FLOATS_ONLY
+    recipes = MappingProxyType(
+        {"fp32": FP32, "fp16": replace(FP16, method="float16 weights"), "w8": rounding_activations(W8)} | STATIC
+    )
+    refusals: Mapping[str, str] = MappingProxyType({"w4": _NO_BLOCKS})
     options: Mapping[str, Choice] = MappingProxyType(
-        {"int8_io": Choice(("no", "yes"), "with integer activations: take and give 8-bit integers")}
+        {
+            "activations": ACTIVATIONS,
+            "int8_io": Choice(("no", "yes"), "with integer activations: take and give 8-bit integers"),
+        }
     )
 
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:
@@ -42,12 +55,24 @@ class TFLite:
         model = litert_torch.convert(program.module(), examples(program))
         if request.recipe.name == "fp32":
             model.export(str(out))
-        else:
-            single = out.with_name(f"{out.stem}-single.tflite")
-            model.export(str(single))
-            cast_weights(single, out)
-            single.unlink()
-        return Notes("torch.export")
+            return Notes("torch.export")
+        single = out.with_name(f"{out.stem}-single.tflite")
+        model.export(str(single))
+        remarks = compress(single, request, out)
+        single.unlink()
+        return Notes("torch.export", remarks)
+
+
+def compress(single: Path, request: Request, out: Path) -> tuple[str, ...]:
+    """Write the model with the weights that the recipe asks for, and say what there is to say of them."""
+    if request.recipe.weights is None:
+        cast_weights(single, out)
+        return ()
+    from lvexport.converters.tflite_weights import write_integers
+
+    dynamic = rounds_activations(request.recipe, request.options)
+    count = write_integers(single, request.recipe.weights, dynamic, out)
+    return (f"weights in integers: {count}",)
 
 
 def integer(program: ExportedProgram, out: Path) -> None:

@@ -43,6 +43,7 @@ from lvexport.jobs import (
     Rounded,
     RunJob,
     RunResult,
+    SimulateJob,
 )
 from lvexport.models.errors import ModelError
 from lvexport.validation.contract import (
@@ -124,6 +125,15 @@ def run_reference(job: ReferenceJob) -> Any:
             "with. Load its weights from a file, or fix the seed they are drawn with."
         )
     return evaluate(model, job.inputs, job.out)
+
+
+def run_simulate(job: SimulateJob) -> Any:
+    import torch
+
+    from lvexport.capture import evaluate
+    from lvexport.converters.activations import simulated
+
+    return evaluate(simulated(torch.export.load(job.program)), job.inputs, job.out)
 
 
 def run_artifact(job: RunJob) -> Any:
@@ -225,6 +235,7 @@ HANDLERS: dict[type, Any] = {
     QuantizeJob: run_quantize,
     ConvertJob: run_convert,
     ReferenceJob: run_reference,
+    SimulateJob: run_simulate,
     RunJob: run_artifact,
     DescribeJob: run_describe,
     BenchJob: run_bench,

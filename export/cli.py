@@ -116,6 +116,7 @@ def export(
     quantize: Annotated[str, Parameter(group=_WHAT)] = "fp32",
     min_ios: Annotated[str | None, Parameter(group=_WHAT, name="--min-ios")] = None,
     io: Annotated[str | None, Parameter(group=_WHAT)] = None,
+    activations: Annotated[str | None, Parameter(group=_WHAT)] = None,
     selection: Selection = Selection(),
     pictures: Pictures = Pictures(),
     labelling: Labelling = Labelling(),
@@ -153,6 +154,8 @@ def export(
         Core ML: oldest iOS that has to load the package, 15 to 18 (17).
     io
         Core ML: tensor, or image for a picture in and a class label out (tensor).
+    activations
+        TFLite in w8: dynamic, layers in integers, or float, their weights alone (dynamic).
     optimize
         Rewrites for inference: default (those that measured fastest for the family), tune (measure here, which takes
         minutes to hours, and keep the result), or none.
@@ -186,8 +189,8 @@ def export(
     from lvexport.source import resolve
 
     positive(samples=samples, workers=workers, timeout=timeout, memory=memory, max_drop=max_drop)
-    typed = {name: value for name, value in (("min_ios", min_ios), ("io", io)) if value is not None}
-    typed |= {"int8_io": "yes"} if int8_io else {}
+    given = {"min_ios": min_ios, "io": io, "activations": activations, "int8_io": "yes" if int8_io else None}
+    typed = {name: value for name, value in given.items() if value is not None}
     known_word(model)
     chosen = cells(split(to), split(quantize), typed)
     overrides = said(pictures, labelling)

@@ -89,6 +89,16 @@ class ReferenceJob:
 
 
 @dataclass(frozen=True)
+class SimulateJob:
+    """Run a program with rounded weights over the inputs, with what its layers take rounded to 8 bits as it comes."""
+
+    program: Path
+    inputs: Inputs
+    out: Path
+    kind: Literal["simulate"] = "simulate"
+
+
+@dataclass(frozen=True)
 class RunJob:
     """Run an artifact over the inputs; ``out`` is a safetensors file with outputs ``0``, ``1``, …"""
 
@@ -135,6 +145,7 @@ Job = (
     | QuantizeJob
     | ConvertJob
     | ReferenceJob
+    | SimulateJob
     | RunJob
     | DescribeJob
     | BenchJob

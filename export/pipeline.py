@@ -6,14 +6,14 @@ import copy
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lvexport import bundle, files, golden, machine
 from lvexport.bundle import Bundle
 from lvexport.calibration import Calibration, lay_down
-from lvexport.compressing import compressing, rounds_activations
+from lvexport.compressing import Compressed, calibrated, compressing, dynamic, simulation
 from lvexport.converters.contract import BUDGET, Budget, Notes, Recipe
 from lvexport.documents import describe_original, same_original, tensor_specs
 from lvexport.errors import LvexportError
@@ -36,7 +36,7 @@ from lvexport.quantizing import network_of
 from lvexport.source import Source
 from lvexport.validation.contract import Array
 from lvexport.validation.labelling import mislabelled
-from lvexport.validation.verdict import Interval, Verdict, bounded, judge_all, judge_compressed
+from lvexport.validation.verdict import Interval, Verdict, bounded, eased, judge_all, judge_compressed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -136,7 +136,8 @@ def fill(
     # The pool is left last, and waits for its threads; by then their cells must have been stopped.
     with ThreadPoolExecutor(plan.workers) as pool, interruptible(shop):
         wanted = [cell for cell in plan.cells if cell not in kept]
-        making = Making(plan, shop, original, sampled, calibrate(plan, original, wanted, shop), work, report)
+        calibration = calibrate(plan, original, wanted, shop)
+        making = Making(plan, shop, original, sampled, calibration, simulated(plan, manifest), work, report)
         reference = pool.submit(making.reference_over_sample)
         networks = {
             name: pool.submit(making.rounded, cell) for name, cell in rounded_networks(plan, wanted, manifest).items()
@@ -145,18 +146,19 @@ def fill(
             pool.submit(making.make, cell, networks.get(network_of(plan, cell) or "")) for cell in wanted
         }
         references = reference.result()
-        rounded = kept_networks(final, manifest) | {
-            name: done.result().references for name, done in networks.items() if not done.exception()
-        }
+        rounded = kept_networks(final, manifest)
+        for done in networks.values():
+            if not done.exception():
+                rounded |= answers(done.result())
         manifest, new = add_golden(plan, manifest, original, sampled, references, rounded, work)
         while pending:
             finished, pending = wait(pending, return_when=FIRST_COMPLETED)
             for made in (future.result() for future in finished):
                 if made.network is not None and made.network.name not in rounded:
-                    rounded[made.network.name] = made.network.references
+                    rounded |= answers(made.network)
                     manifest, again = add_golden(plan, manifest, original, sampled, references, rounded, work)
                     new |= again
-                info = finish(made, plan, original, sampled, references, making.calibration)
+                info = finish(made, plan, original, sampled, references, calibration)
                 report(made.cell.label, info.status)
                 results[made.cell] = info
                 if made.log:
@@ -171,10 +173,23 @@ def fill(
 
 def calibrate(plan: Plan, original: Original, cells: Sequence[Cell], shop: Workshop) -> Calibration | None:
     """The inputs that activations are quantized with, where a cell asks for that."""
-    if not any(rounds_activations(cell.recipe) for cell in cells):
+    if not any(calibrated(cell.recipe) for cell in cells):
         return None
     capture = original.capture
     return lay_down(capture.source, capture.inputs, plan.calibration, shop.folder / "calibration.safetensors")
+
+
+def simulated(plan: Plan, manifest: Manifest) -> frozenset[str]:
+    """The recipes of which an artifact rounds activations as they come."""
+    both = [(c.target, c.recipe, dict(c.options)) for c in plan.cells]
+    both += [(a.target, a.recipe, a.options) for a in manifest.artifacts]
+    return frozenset(recipe for target, recipe, options in both if dynamic(target, recipe, options))
+
+
+def answers(network: Compressed) -> dict[str, Sequence[Array]]:
+    """What a rounded network answers, under the names that golden vectors have it by."""
+    more = {} if network.dynamic is None else {simulation(network.name): network.dynamic}
+    return {network.name: network.references, **more}
 
 
 def rounded_networks(plan: Plan, wanted: Sequence[Cell], manifest: Manifest) -> dict[str, Cell]:
@@ -231,12 +246,21 @@ def finish(
     recipe = cell.converter.recipes[cell.recipe]
     try:
         depth = original.capture.depth
-        networks = None if made.network is None else made.network.references
-        verdict = judge_run(references, made.outputs, made.run, sampled.labels, recipe, depth, networks, plan.budget)
+        verdict = judge_run(
+            references, made.outputs, made.run, sampled.labels, recipe, depth, rounded_of(made), plan.budget
+        )
     except ValueError as error:
         return info.model_copy(update={"error": str(error)})
     wrong = mislabelled(original.capture.source.labels, made.run.labels)
     return info.model_copy(update=judgement(verdict, wrong, sampled.origin))
+
+
+def rounded_of(made: Made) -> Roundings | None:
+    """What the rounded network that a cell was made from answers."""
+    if made.network is None:
+        return None
+    as_they_come = dynamic(made.cell.target, made.cell.recipe, dict(made.cell.options))
+    return Roundings(made.network.references, made.network.dynamic if as_they_come else None)
 
 
 def delegation(notes: Notes | None) -> DelegationInfo | None:
@@ -256,6 +280,17 @@ def quantization(made: Made, plan: Plan, calibration: Calibration | None) -> Qua
     return QuantizationInfo(**asdict(made.network.integer), calibration=inputs)
 
 
+@dataclass(frozen=True)
+class Roundings:
+    """What PyTorch answers with the roundings of a recipe.
+
+    ``simulated``: with activations rounded as they come as well, for an artifact that does that.
+    """
+
+    networks: Sequence[Array]
+    simulated: Sequence[Array] | None = None
+
+
 def judge_run(
     references: Sequence[Array],
     outputs: Sequence[Array],
@@ -263,21 +298,20 @@ def judge_run(
     labels: Array | None,
     recipe: Recipe,
     depth: int,
-    networks: Sequence[Array] | None = None,
+    rounded: Roundings | None = None,
     budget: Budget = BUDGET,
 ) -> Verdict:
-    """The verdict on a run, with the interval where the artifact leaves open how it is computed.
-
-    ``networks``: what the network with rounded weights answers, for a recipe that rounds them.
-    """
+    """The verdict on a run, with the interval where the artifact leaves open how it is computed."""
     verdict = judge_all(references, outputs, run.outputs, labels, recipe, run.runtime, depth)
-    if networks is not None:
-        faithful = judge_all(networks, outputs, run.outputs, None, recipe, run.runtime, depth)
-        verdict = judge_compressed(verdict, faithful, references, networks, run.outputs, recipe, budget)
+    if rounded is not None:
+        faithful = judge_all(rounded.networks, outputs, run.outputs, None, recipe, run.runtime, depth)
+        if rounded.simulated is not None:
+            faithful = eased(faithful, rounded.networks, rounded.simulated, run.outputs)
+        verdict = judge_compressed(verdict, faithful, references, rounded.networks, run.outputs, recipe, budget)
     if not run.bounds:
         return verdict
     samples = run.bounds[0].samples
-    first = [reference[:samples] for reference in (references if networks is None else networks)]
+    first = [reference[:samples] for reference in (references if rounded is None else rounded.networks)]
     found = {b.numerics: judge_all(first, load_outputs(b.out), run.outputs, None, recipe, "") for b in run.bounds}
     overflow = next((b.overflow for b in run.bounds if b.overflow is not None), None)
     return bounded(verdict, Interval(samples, {name: one.sqnr_db for name, one in found.items()}, overflow))

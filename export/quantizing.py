@@ -64,7 +64,7 @@ def quantize(
     )
     found = ROUNDED.validate_python(shop.do(job))
     shop.do(ReferenceJob(replace(original.source, kind="program", spec=str(rounded)), sampled.inputs, out))
-    return Compressed(rounded, load_outputs(out), name, found.integer, found.sqnr_db)
+    return Compressed(rounded, load_outputs(out), name, None, found.integer, found.sqnr_db)
 
 
 def too_dear(references: Sequence[Array], outputs: Sequence[Array], labels: Sequence[int] | None, plan: Plan) -> bool:

@@ -22,6 +22,8 @@ DEPTH = 2**7
 WHOLE = 0.4
 TERMS = 2**11
 SINGLE_BITS = 24
+# What it costs to make the same roundings twice, independently: twice the power of their noise.
+AGAIN = 10 * math.log10(2)
 
 
 def threshold_db(recipe: Recipe, depth: int = DEPTH) -> float:
@@ -168,6 +170,26 @@ def lowered(threshold: float, reference: Array, floor: float) -> float:
     if not floor or not signal:
         return threshold
     return float(-10 * math.log10(10 ** (-threshold / 10) + floor / signal))
+
+
+def eased(
+    faithful: Verdict, networks: Sequence[Array], simulated: Sequence[Array], outputs: Sequence[TensorSpec]
+) -> Verdict:
+    """The comparison with the network with rounded weights, for an artifact that rounds activations as they come.
+
+    It may be as far from that network as PyTorch is that rounds them, and :data:`AGAIN` further: a difference in the
+    last place of a number turns it to another whole number here and there, so that the two do not stay near each other.
+
+    Args:
+        faithful: the comparison, with the threshold of the arithmetic alone.
+        networks: what PyTorch answers with rounded weights.
+        simulated: and with activations rounded too.
+        outputs: the artifact's.
+    """
+    pairs = zip(networks, simulated, outputs, strict=True)
+    found = min(metrics.sqnr_db(in_kind(n, spec), in_kind(s, spec)) for n, s, spec in pairs)
+    threshold = min(faithful.threshold_db, found - AGAIN)
+    return replace(faithful, threshold_db=threshold, passed=faithful.sqnr_db >= threshold)
 
 
 def judge_compressed(
