@@ -53,11 +53,11 @@ def prepare(source: Source, specs: Sequence[TensorSpec], count: int, out: Path, 
         arrays = sample.synthetic(tuple(specs), count)
         save_file({f"{i:03}": arrays[s.name] for i, s in enumerate(specs)}, out)
         return Sample(Inputs(out, count), None, "synthetic: seeded random numbers")
-    pictures = sample.shipped(count)
+    pictures = sample.suited(source.labels, count)
     p = source.preprocessing
     fitted = sample.fit(pictures.pixels, specs[0].shape[-1], p.interpolation, p.crop_pct)
     colourless = specs[0].shape[1] == 1
     save_file({sample.PICTURES: sample.grey(fitted) if colourless else fitted}, out)
     labels = pictures.labels if source.labels == pictures.classes else None
     drawn = "made grey" if colourless else "dyed"
-    return Sample(Inputs(out, count, norm), labels, f"real images: Fashion-MNIST, test part, {drawn}")
+    return Sample(Inputs(out, count, norm), labels, f"real images: {pictures.name}, test part, {drawn}")
