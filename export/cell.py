@@ -121,8 +121,9 @@ def run_reference(job: ReferenceJob) -> Any:
     model = realise(job.source).model
     if job.state_digest not in (None, state_digest(model)):
         raise UsageError(
-            f"{job.source.spec} builds another network each time it is called, so there is no original to compare "
-            "with. Load its weights from a file, or fix the seed they are drawn with."
+            f"{job.source.spec} builds another network than the one that was exported, so there is no original to "
+            "compare with. If it does so each time it is called, load its weights from a file, or fix the seed they "
+            "are drawn with."
         )
     return evaluate(model, job.inputs, job.out)
 
@@ -144,7 +145,7 @@ def run_artifact(job: RunJob) -> Any:
     session = runtime.load(job.artifact, job.threads)
     times, outputs = map(list, zip(*answers(job.inputs, session), strict=True))
     save_outputs(outputs, job.out)
-    bounds = bounds_of(job, session, outputs) if isinstance(session, OpenSession) else ()
+    bounds = bounds_of(job, session, outputs) if job.bounds and isinstance(session, OpenSession) else ()
     labels = session.labels if isinstance(session, LabelledSession) else ()
     return RunResult(runtime.available().name, session.outputs, statistics.median(times) * 1000, bounds, labels)
 

@@ -100,13 +100,17 @@ class SimulateJob:
 
 @dataclass(frozen=True)
 class RunJob:
-    """Run an artifact over the inputs; ``out`` is a safetensors file with outputs ``0``, ``1``, …"""
+    """Run an artifact over the inputs; ``out`` is a safetensors file with outputs ``0``, ``1``, …
+
+    ``bounds``: whether also in each of the ways that bound it, where it leaves open how it is computed.
+    """
 
     target: str
     artifact: Path
     inputs: Inputs
     out: Path
     threads: int = 1
+    bounds: bool = True
     kind: Literal["run"] = "run"
 
 

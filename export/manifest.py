@@ -16,12 +16,13 @@ class Part(BaseModel):
 
 
 class WeightsInfo(Part):
-    """``kind``: ``demo`` (ships with lvexport), ``hub``, ``file``, ``random`` (seeded), ``own`` (the model's own code).
+    """``kind``: ``demo``, ``witness`` (both ship with lvexport), ``hub``, ``file``, ``random`` (seeded), ``own`` (the
+    model's own code).
 
     ``repo`` and ``revision``, a commit, say what was taken from the hub. ``layout``: whose spelling the checkpoint has.
     """
 
-    kind: Literal["demo", "hub", "file", "random", "own"]
+    kind: Literal["demo", "witness", "hub", "file", "random", "own"]
     sha256: str | None
     path: str | None
     layout: str | None = None
@@ -131,6 +132,32 @@ class VerdictInfo(Part):
     machine: str
 
 
+class EvaluationInfo(Part):
+    """Accuracy on labelled pictures, of the artifact and of its original on the same ones.
+
+    ``data`` says what the pictures are, ``sha256`` is over their labels and bytes (docs/evaluation.md). Intervals are
+    Wilson's, of 95 %. ``top5`` is null for five classes or fewer. ``only_original`` and ``only_artifact`` count the
+    pictures that one alone has right, and ``p_value`` is of the exact test of McNemar on these.
+    """
+
+    data: str
+    sha256: str
+    images: int
+    top1: float
+    top1_interval: tuple[float, float]
+    top5: float | None
+    top5_interval: tuple[float, float] | None
+    original_top1: float
+    original_top1_interval: tuple[float, float]
+    original_top5: float | None
+    original_top5_interval: tuple[float, float] | None
+    only_original: int
+    only_artifact: int
+    p_value: float
+    runtime: str
+    machine: str
+
+
 class DelegationInfo(Part):
     """Of a program that hands parts to a backend: how many, and the operators that stayed outside with the reason."""
 
@@ -212,6 +239,7 @@ class ArtifactInfo(Part):
     delegation: DelegationInfo | None = None
     network: str | None = None
     quantization: QuantizationInfo | None = None
+    evaluation: EvaluationInfo | None = None
     key: str | None
 
 
