@@ -28,6 +28,7 @@ class CoreAI:
     backend = "coreai"
     suffix = ".aimodel"
     distributions = ("coreai-torch",)
+    modules = ("coreai_torch",)
     recipes = RECIPES
     refusals: Mapping[str, str] = MappingProxyType({})
     options: Mapping[str, Choice] = MappingProxyType({})

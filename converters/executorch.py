@@ -18,6 +18,7 @@ class ExecuTorch:
     backend = "xnnpack"
     suffix = ".pte"
     distributions = ("executorch",)
+    modules = ("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch.exir")
     recipes = FLOATS
     refusals = FLOATS_ONLY
     options: Mapping[str, Choice] = MappingProxyType({})

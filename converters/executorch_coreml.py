@@ -27,6 +27,7 @@ class ExecuTorchCoreML:
     backend = "coreml"
     suffix = ".pte"
     distributions = ("executorch", "coremltools")
+    modules = ("coremltools", "executorch.backends.apple.coreml.partition", "executorch.exir")
     recipes = RECIPES
     refusals: Mapping[str, str] = MappingProxyType({})
     options: Mapping[str, Choice] = MappingProxyType({"min_ios": MIN_IOS})

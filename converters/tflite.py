@@ -18,6 +18,7 @@ class TFLite:
     backend = "litert"
     suffix = ".tflite"
     distributions = ("litert-torch", "ai-edge-quantizer")
+    modules = ("litert_torch",)
     recipes = FLOATS
     refusals = FLOATS_ONLY
     options: Mapping[str, Choice] = MappingProxyType({})
