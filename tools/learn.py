@@ -165,6 +165,8 @@ def common(rows: Iterable[dict[str, Any]]) -> Names:
 def learn_others(cell: Cell, rows: Sequence[dict[str, Any]], folder: Path) -> dict[str, Any]:
     """The rewrites for networks of no family."""
     names = common(rows)
+    if not names:
+        return row(cell, names, {})
     searches = {name: search(Here(folder), cell, name) for networks in FAMILIES.values() for name in networks}
     found = row(cell, names, searches)
     lost = any(measured["ratio"] > 1 for measured in found["networks"].values())
