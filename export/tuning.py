@@ -225,14 +225,14 @@ class Search:
                 best = without
         return best
 
-    def ratios(self, sequences: Sequence[Names]) -> list[list[float]]:
+    def ratios(self, sequences: Sequence[Names], rounds: int = ROUNDS) -> list[list[float]]:
         """Each one's cost over the first one's, round by round."""
         made = [path for s in sequences if (path := self.artifacts[s]) is not None]
         if self.cell.target in COUNTED:
             costs = [self.operators(path) for path in made]
             return [[cost / costs[0]] for cost in costs]
         with _timing:
-            measured = times([(self.cell.target, path) for path in made], THREADS, ROUNDS, RUNS)
+            measured = times([(self.cell.target, path) for path in made], THREADS, rounds, RUNS)
         return [
             [statistics.median(turn[i]) / statistics.median(turn[0]) for turn in measured] for i in range(len(made))
         ]

@@ -55,6 +55,7 @@ TARGETS = {
 }
 # Half precision is in the weights alone there, and the arithmetic that of the other recipe.
 SAME = {("tflite", "fp16"): "fp32"}
+ROUNDS = 25  # by which a row is accepted: more than in a search, for what it decides holds for everyone
 ROOT = Path(__file__).parent.parent
 WORK = ROOT / "runs" / "learn"
 
@@ -135,9 +136,13 @@ def learn(cell: Cell, family: str, folder: Path, rounds: int = 1) -> dict[str, A
     searches = [search(Here(folder), cell, name, rounds) for name in FAMILIES[family]]
     names = searches[0].run().rewrites
     say(f"{cell.label} {family}", f"found {', '.join(names) or 'none'}")
-    while names and (losing := [s for s in searches if compare(s, names)["ratio"] > 1]):
+    while names:
+        networks = dict(zip(FAMILIES[family], (compare(s, names) for s in searches), strict=True))
+        losing = [s for s, n in zip(searches, networks.values(), strict=True) if n["ratio"] > 1]
+        if not losing:
+            return row(cell, names, networks)
         names = losing[0].better(names, tuning.toggled(names, names, 1)) or ()
-    return row(cell, names, dict(zip(FAMILIES[family], searches, strict=True)))
+    return row(cell, (), {})
 
 
 def compare(made: Search, names: Names) -> dict[str, Any]:
@@ -145,14 +150,13 @@ def compare(made: Search, names: Names) -> dict[str, Any]:
     made.make(())
     if made.make(names) is None:
         return {"ratio": float("inf"), "spread": [float("inf")] * 2}
-    ratios = made.ratios([(), names])[1]
+    ratios = made.ratios([(), names], ROUNDS)[1]
     return {"ratio": round(statistics.median(ratios), 3), "spread": [round(f(ratios), 3) for f in (min, max)]}
 
 
-def row(cell: Cell, names: Names, searches: dict[str, Search]) -> dict[str, Any]:
+def row(cell: Cell, names: Names, networks: dict[str, Any]) -> dict[str, Any]:
     """A row of the table with its measurement."""
     runtime, processor = measured_here(cell)[1:]
-    networks = {name: compare(made, names) for name, made in searches.items()} if names else {}
     return {"rewrites": list(names), "networks": networks, "runtime": runtime, "processor": processor}
 
 
@@ -167,10 +171,12 @@ def learn_others(cell: Cell, rows: Sequence[dict[str, Any]], folder: Path) -> di
     names = common(rows)
     if not names:
         return row(cell, names, {})
-    searches = {name: search(Here(folder), cell, name) for networks in FAMILIES.values() for name in networks}
-    found = row(cell, names, searches)
-    lost = any(measured["ratio"] > 1 for measured in found["networks"].values())
-    return row(cell, (), {}) if lost else found
+    networks = {}
+    for name in (name for members in FAMILIES.values() for name in members):
+        networks[name] = compare(search(Here(folder), cell, name), names)
+        if networks[name]["ratio"] > 1:
+            return row(cell, (), {})
+    return row(cell, names, networks)
 
 
 def kept(target: str, recipe: str, family: str) -> Path:

@@ -73,7 +73,7 @@ def test_a_row_is_shrunk_until_no_network_loses(monkeypatch: pytest.MonkeyPatch,
             self.digests[sequence] = str(sorted(sequence))
             return tmp_path
 
-        def ratios(self, sequences: Any) -> list[list[float]]:
+        def ratios(self, sequences: Any, rounds: int = 1) -> list[list[float]]:
             total = [1.0] * len(sequences)
             for i, sequence in enumerate(sequences):
                 for name in sequence:
