@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from lvexport.converters.contract import Captured, Choice, Notes, Request
-from lvexport.converters.recipes import FLOATS, FLOATS_ONLY
+from lvexport.converters.recipes import FLOATS, FLOATS_ONLY, STATIC
 
 
 class ExecuTorch:
@@ -19,7 +19,7 @@ class ExecuTorch:
     suffix = ".pte"
     distributions = ("executorch",)
     modules = ("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch.exir")
-    recipes = FLOATS
+    recipes = FLOATS | STATIC
     refusals = FLOATS_ONLY
     options: Mapping[str, Choice] = MappingProxyType({})
 
@@ -33,6 +33,10 @@ class ExecuTorch:
         program = captured.program()
         if request.recipe.name == "fp16":
             program = halve(program)
+        if request.recipe.activations is not None:
+            from lvexport.converters.quantization.forms import with_own_reading
+
+            program = with_own_reading(program)
         with reasons("executorch.backends.xnnpack.partition") as heard:
             edge = to_edge_transform_and_lower(for_xnnpack(program), partitioner=[XnnpackPartitioner()])
         delegation = report(edge, heard)

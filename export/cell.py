@@ -41,7 +41,9 @@ from lvexport.jobs import (
     Inputs,
     Job,
     ProfileJob,
+    QuantizeJob,
     ReferenceJob,
+    Rounded,
     RunJob,
     RunResult,
 )
@@ -62,6 +64,7 @@ from lvexport.validation.contract import (
 # Inputs that are also run with other numerics, one of which takes some ten times as long as the verdict's own.
 BOUND_SAMPLES = 16
 POLL_SECONDS = 0.02
+COVERAGE_SAMPLES = 64  # of the inputs judged with, that are looked at for what calibration did not see
 WARM_UP = 3  # runs that are not timed: caches, lazy initialisation
 
 
@@ -81,6 +84,24 @@ def run_compress(job: CompressJob) -> Any:
     from lvexport.converters.compression import compress_file
 
     compress_file(job.program, job.weights, job.out)
+
+
+def run_quantize(job: QuantizeJob) -> Any:
+    import torch
+
+    from lvexport.converters.quantization.quantize import Calibration, quantize
+    from lvexport.converters.rewrites.apply import rewritten
+    from lvexport.feeding import tensors
+
+    def batches(inputs: Inputs, most: int) -> list[tuple[Any, ...]]:
+        return [tuple(map(torch.from_numpy, arrays)) for arrays in islice(tensors(inputs), most)]
+
+    module, change = rewritten(torch.export.load(job.program), job.rewrites)
+    labels = None if job.labels is None else torch.tensor(job.labels)
+    calibration = Calibration(batches(job.calibration, job.calibration.count), labels)
+    program, integer = quantize(module, calibration, batches(job.evaluated, COVERAGE_SAMPLES), job.settings)
+    torch.export.save(program, job.out)
+    return Rounded(integer, change if job.rewrites else None)
 
 
 def run_convert(job: ConvertJob) -> Any:
@@ -205,6 +226,7 @@ HANDLERS: dict[type, Any] = {
     CaptureJob: run_capture,
     CostJob: run_cost,
     CompressJob: run_compress,
+    QuantizeJob: run_quantize,
     ConvertJob: run_convert,
     ReferenceJob: run_reference,
     RunJob: run_artifact,

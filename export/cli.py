@@ -122,6 +122,10 @@ def export(
     output: Annotated[Path, Parameter(group=_HOW)] = Path("dist"),
     samples: Annotated[int | None, Parameter(group=_HOW)] = None,
     optimize: Annotated[str, Parameter(group=_WHAT)] = "default",
+    calib: Annotated[Path | None, Parameter(group=_WHAT)] = None,
+    observer: Annotated[str, Parameter(group=_WHAT)] = "mse",
+    max_drop: Annotated[float, Parameter(group=_WHAT)] = 1.0,
+    int8_io: Annotated[bool, Parameter(group=_WHAT, negative=())] = False,
     force: Annotated[bool, Parameter(group=_HOW, negative=())] = False,
     workers: Annotated[int, Parameter(group=_HOW)] = CORES,
     timeout: Annotated[float, Parameter(group=_HOW)] = 1800.0,
@@ -144,7 +148,7 @@ def export(
     to
         Targets, with commas: coreml, tflite, executorch, onnx, coreai, executorch:coreml.
     quantize
-        Recipes, with commas: fp32, fp16, w8, w4 (lvexport list recipes).
+        Recipes, with commas: fp32, fp16, w8, w4, w8a8, mixed (lvexport list recipes).
     min_ios
         Core ML: oldest iOS that has to load the package, 15 to 18 (17).
     io
@@ -152,6 +156,14 @@ def export(
     optimize
         Rewrites for inference: default (those that measured fastest for the family), tune (measure here, which takes
         minutes to hours, and keep the result), or none.
+    calib
+        Folder of pictures, or an .npz file, from which the ranges of integer activations follow (images that ship).
+    observer
+        How they follow: mse, min-max, percentile or entropy.
+    max_drop
+        Points of accuracy that integers may cost; mixed leaves as many layers in floating point as that needs.
+    int8_io
+        TFLite with integer activations: take and give 8-bit integers.
     output
         Folder in which the bundle is made.
     samples
@@ -167,20 +179,34 @@ def export(
     """
     from lvexport import notices, pipeline
     from lvexport.api import split
+    from lvexport.converters.contract import Budget
     from lvexport.jobs import Limits
-    from lvexport.plan import Plan, cells, known_optimize
+    from lvexport.plan import Plan, cells, known_observer, known_optimize
     from lvexport.render import export_result, progress
     from lvexport.source import resolve
 
-    positive(samples=samples, workers=workers, timeout=timeout, memory=memory)
+    positive(samples=samples, workers=workers, timeout=timeout, memory=memory, max_drop=max_drop)
     typed = {name: value for name, value in (("min_ios", min_ios), ("io", io)) if value is not None}
+    typed |= {"int8_io": "yes"} if int8_io else {}
     known_word(model)
     chosen = cells(split(to), split(quantize), typed)
     overrides = said(pictures, labelling)
     hear(printing)
     source = resolve(model, selection.weights, selection.num_classes, selection.imgsz, overrides)
     limits = Limits(timeout, int((memory or 0) * 2**30), max(1, CORES // workers))
-    plan = Plan(source, chosen, output, samples, force, known_optimize(optimize), workers, limits)
+    plan = Plan(
+        source,
+        chosen,
+        output,
+        samples,
+        force,
+        known_optimize(optimize),
+        calib,
+        known_observer(observer),
+        Budget(max_drop / 100),
+        workers,
+        limits,
+    )
     tell(notices.of_source(model, source, selection.weights, selection.num_classes), printing)
     with progress(printing.quiet or printing.json) as report:
         made = pipeline.export(plan, report)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lvexport.converters.contract import Integers
+from lvexport.converters.quantization.settings import Integer
 from lvexport.converters.recipes import RECIPES
 from lvexport.feeding import load_outputs
 from lvexport.inputs import Sample
@@ -18,10 +19,17 @@ from lvexport.validation.contract import Array
 
 @dataclass(frozen=True)
 class Compressed:
-    """The program with rounded weights, and what PyTorch makes of the sample with it."""
+    """The program with roundings, and what PyTorch makes of the sample with it. ``name`` tells it from others.
+
+    ``integer``: which part of it integers compute, where activations are rounded as well. ``sqnr_db``: what rewriting
+    it for inference before left.
+    """
 
     program: Path
     references: list[Array]
+    name: str
+    integer: Integer | None = None
+    sqnr_db: float | None = None
 
 
 def compress(shop: Workshop, source: Source, program: Path, recipe: str, sampled: Sample) -> Compressed:
@@ -31,12 +39,16 @@ def compress(shop: Workshop, source: Source, program: Path, recipe: str, sampled
     rounded, out = shop.folder / f"program-{recipe}.pt2", shop.folder / f"reference-{recipe}.safetensors"
     shop.do(CompressJob(program, weights, rounded))
     shop.do(ReferenceJob(replace(source, kind="program", spec=str(rounded)), sampled.inputs, out))
-    return Compressed(rounded, load_outputs(out))
+    return Compressed(rounded, load_outputs(out), recipe)
 
 
 def compressing(recipes: Iterable[str]) -> list[str]:
-    """Those of the recipes that round weights to integers."""
-    return [name for name in dict.fromkeys(recipes) if integers(name) is not None]
+    """Those of the recipes that round weights to integers, and nothing else."""
+    return [name for name in dict.fromkeys(recipes) if integers(name) is not None and not rounds_activations(name)]
+
+
+def rounds_activations(recipe: str) -> bool:
+    return recipe in RECIPES and RECIPES[recipe].activations is not None
 
 
 def integers(recipe: str) -> Integers | None:

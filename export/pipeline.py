@@ -4,79 +4,42 @@ from __future__ import annotations
 
 import copy
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lvexport import bundle, files, golden, machine, tuning
+from lvexport import bundle, files, golden, machine
 from lvexport.bundle import Bundle
-from lvexport.compressing import Compressed, compress, compressing
-from lvexport.converters.contract import Captured, Notes, Recipe
-from lvexport.documents import describe_original, same_original
-from lvexport.errors import CellError, LvexportError, NotRunError
+from lvexport.calibration import Calibration, lay_down
+from lvexport.compressing import compressing, rounds_activations
+from lvexport.converters.contract import BUDGET, Budget, Notes, Recipe
+from lvexport.documents import describe_original, same_original, tensor_specs
+from lvexport.errors import LvexportError
 from lvexport.feeding import load_outputs
-from lvexport.inputs import Sample, normalisation, prepare
-from lvexport.jobs import (
-    CAPTURE,
-    NOTES,
-    RUN_RESULT,
-    Capture,
-    CaptureJob,
-    ConvertJob,
-    ReferenceJob,
-    RunJob,
-    RunResult,
+from lvexport.inputs import Sample, prepare
+from lvexport.jobs import CAPTURE, CaptureJob, RunResult
+from lvexport.making import Made, Making, Original, Report, silent
+from lvexport.manifest import (
+    ArtifactInfo,
+    CalibrationInfo,
+    DelegationInfo,
+    GoldenInfo,
+    Manifest,
+    QuantizationInfo,
+    VerdictInfo,
 )
-from lvexport.manifest import ArtifactInfo, DelegationInfo, GoldenInfo, Manifest, VerdictInfo
-from lvexport.plan import DEFAULT_OPTIMIZE, Cell, Plan, key
+from lvexport.plan import Cell, Plan, key
 from lvexport.processes import Workshop, interruptible
+from lvexport.quantizing import network_of
 from lvexport.source import Source
 from lvexport.validation.contract import Array
 from lvexport.validation.labelling import mislabelled
-from lvexport.validation.runtimes.registry import RUNTIMES
 from lvexport.validation.verdict import Interval, Verdict, bounded, judge_all, judge_compressed
 
 if TYPE_CHECKING:
     from torch import nn
-
-Report = Callable[[str, str], None]  # what is being worked on, and how far it is
-
-
-def silent(what: str, state: str) -> None:
-    """Report nothing."""
-
-
-@dataclass(frozen=True)
-class Original:
-    """The captured program, and what it was captured from where that lives in this process alone."""
-
-    capture: Capture
-    program: Path
-    model: nn.Module | None
-
-
-@dataclass(frozen=True)
-class Made:
-    """What became of one cell: an artifact with its measured outputs, or an error.
-
-    ``networks``: what the network with rounded weights answers, where the recipe rounds them.
-    """
-
-    cell: Cell
-    seconds: float = 0.0
-    artifact: Path | None = None
-    notes: Notes | None = None
-    rewrites: tuple[str, ...] = ()
-    run: RunResult | None = None
-    outputs: list[Array] = field(default_factory=list)
-    networks: list[Array] | None = None
-    error: str | None = None
-    log: str = ""
-    not_run: bool = False
 
 
 def export(plan: Plan, report: Report = silent, model: nn.Module | None = None) -> Bundle:
@@ -181,23 +144,28 @@ def fill(
     logs: dict[str, str] = {}
     # The pool is left last, and waits for its threads; by then their cells must have been stopped.
     with ThreadPoolExecutor(plan.workers) as pool, interruptible(shop):
-        reference = pool.submit(measure_reference, plan, shop, original, sampled, report)
+        wanted = [cell for cell in plan.cells if cell not in kept]
+        making = Making(plan, shop, original, sampled, calibrate(plan, original, wanted, shop), work, report)
+        reference = pool.submit(making.reference_over_sample)
         networks = {
-            recipe: pool.submit(round_weights, shop, original, recipe, sampled, report)
-            for recipe in compressing([*(c.recipe for c in plan.cells), *(a.recipe for a in manifest.artifacts)])
+            name: pool.submit(making.rounded, cell) for name, cell in rounded_networks(plan, wanted, manifest).items()
         }
         pending: set[Future[Made]] = {
-            pool.submit(make, shop, cell, original, networks.get(cell.recipe), sampled, plan, work, report)
-            for cell in plan.cells
-            if cell not in kept
+            pool.submit(making.make, cell, networks.get(network_of(plan, cell) or "")) for cell in wanted
         }
         references = reference.result()
-        rounded = {recipe: done.result().references for recipe, done in networks.items() if not done.exception()}
+        rounded = kept_networks(final, manifest) | {
+            name: done.result().references for name, done in networks.items() if not done.exception()
+        }
         manifest, new = add_golden(plan, manifest, original, sampled, references, rounded, work)
         while pending:
             finished, pending = wait(pending, return_when=FIRST_COMPLETED)
             for made in (future.result() for future in finished):
-                info = finish(made, plan, original, sampled, references)
+                if made.network is not None and made.network.name not in rounded:
+                    rounded[made.network.name] = made.network.references
+                    manifest, again = add_golden(plan, manifest, original, sampled, references, rounded, work)
+                    new |= again
+                info = finish(made, plan, original, sampled, references, making.calibration)
                 report(made.cell.label, info.status)
                 results[made.cell] = info
                 if made.log:
@@ -210,95 +178,40 @@ def fill(
     return Bundle(final, manifest, ordered, logs)
 
 
-def measure_reference(plan: Plan, shop: Workshop, original: Original, sampled: Sample, report: Report) -> list[Array]:
-    """The original's own outputs over the sample."""
-    report("original", "running")
-    out = shop.folder / "reference.safetensors"
-    if original.model is None:
-        capture = original.capture
-        shop.do(ReferenceJob(capture.source, sampled.inputs, out, capture.state_digest))
-    else:
-        from lvexport.capture import evaluate
-
-        evaluate(original.model, sampled.inputs, out)
-    report("original", "done")
-    return load_outputs(out)
-
-
-def round_weights(shop: Workshop, original: Original, recipe: str, sampled: Sample, report: Report) -> Compressed:
-    """The original with rounded weights, and its outputs over the sample."""
-    report(f"{recipe} weights", "running")
-    made = compress(shop, original.capture.source, original.program, recipe, sampled)
-    report(f"{recipe} weights", "done")
-    return made
-
-
-def make(
-    shop: Workshop,
-    cell: Cell,
-    original: Original,
-    network: Future[Compressed] | None,
-    sampled: Sample,
-    plan: Plan,
-    work: Path,
-    report: Report,
-) -> Made:
-    """Convert and run one cell; ``network`` is the original with the weights that its recipe rounds."""
-    try:
-        program = original.program if network is None else network.result().program
-    except LvexportError as error:
-        return failure(cell, "rounding the weights", error, 0.0)
-    report(cell.label, "converting")
-    artifact = work / cell.file_name(plan.source.bundle_name)
+def calibrate(plan: Plan, original: Original, cells: Sequence[Cell], shop: Workshop) -> Calibration | None:
+    """The inputs that activations are quantized with, where a cell asks for that."""
+    if not any(rounds_activations(cell.recipe) for cell in cells):
+        return None
     capture = original.capture
-    norm = normalisation(capture.source, capture.inputs)
-    captured = Captured(program, capture.inputs, capture.outputs, norm, capture.source.labels)
-    start = time.monotonic()
-    try:
-        rewrites = plan.rewrites(cell)
-        if plan.optimize == "tune":
-            rewrites = tuning.tune(shop, cell, captured, capture.digest, partial(report, cell.label)).rewrites
-        notes, rewrites = convert(shop, cell, captured, artifact, rewrites, plan.optimize)
-    except LvexportError as error:
-        return failure(cell, "converting", error, time.monotonic() - start)
-    seconds = time.monotonic() - start
-    available = RUNTIMES[cell.target].available()
-    if not available.here:
-        return Made(cell, seconds, artifact, notes, rewrites, error=available.reason, not_run=True)
-    report(cell.label, "running")
-    out = shop.folder / f"{artifact.name}.outputs"
-    try:
-        run = RUN_RESULT.validate_python(shop.do(RunJob(cell.target, artifact, sampled.inputs, out)))
-        rounded = None if network is None else network.result().references
-        return Made(cell, seconds, artifact, notes, rewrites, run, load_outputs(out), rounded)
-    except NotRunError as error:
-        return Made(cell, seconds, artifact, notes, rewrites, error=str(error), not_run=True)
-    except LvexportError as error:
-        return failure(cell, "running", error, seconds)
+    return lay_down(capture.source, capture.inputs, plan.calibration, shop.folder / "calibration.safetensors")
 
 
-def convert(
-    shop: Workshop, cell: Cell, captured: Captured, artifact: Path, rewrites: tuple[str, ...], optimize: str
-) -> tuple[Notes, tuple[str, ...]]:
-    """Convert the program, rewritten; where nobody asked for that and it fails, as it is. Notes and rewrites done."""
-    job = ConvertJob(cell.target, cell.recipe, dict(cell.options), captured, artifact, rewrites)
-    try:
-        return NOTES.validate_python(shop.do(job)), rewrites
-    except CellError as error:
-        if not rewrites or optimize != DEFAULT_OPTIMIZE or shop.stop.is_set():
-            raise
-        files.remove(artifact)
-        notes: Notes = NOTES.validate_python(shop.do(replace(job, rewrites=())))
-        remark = f"converted as it was captured, since converting it rewritten for inference failed: {error}"
-        return replace(notes, remarks=(*notes.remarks, remark)), ()
+def rounded_networks(plan: Plan, wanted: Sequence[Cell], manifest: Manifest) -> dict[str, Cell]:
+    """The networks with roundings that are needed, by name, each with a cell that is made from it.
+
+    Also those of artifacts that are there already and only whose weights are rounded: they are in the golden vectors.
+    """
+    found = {name: cell for cell in wanted if (name := network_of(plan, cell)) is not None}
+    present = compressing(a.recipe for a in manifest.artifacts)
+    return {recipe: Cell("coreml", recipe, ()) for recipe in present} | found
 
 
-def failure(cell: Cell, stage: str, error: LvexportError, seconds: float) -> Made:
-    log = error.log if isinstance(error, CellError) else ""
-    return Made(cell, seconds, error=f"{stage} failed: {error}", log=log)
+def kept_networks(final: Path, manifest: Manifest) -> dict[str, Sequence[Array]]:
+    """What the golden vectors of the bundle have of rounded networks that artifacts in it were made from."""
+    path, names = final / bundle.GOLDEN, [a.network for a in manifest.artifacts if a.network]
+    if not names or manifest.golden is None or not intact(path, manifest.golden.sha256):
+        return {}
+    return dict(golden.networks(path, tensor_specs(manifest.outputs), names))
 
 
-def finish(made: Made, plan: Plan, original: Original, sampled: Sample, references: list[Array]) -> ArtifactInfo:
+def finish(
+    made: Made,
+    plan: Plan,
+    original: Original,
+    sampled: Sample,
+    references: list[Array],
+    calibration: Calibration | None,
+) -> ArtifactInfo:
     """The manifest's row for a cell, with its verdict."""
     cell = made.cell
     info = ArtifactInfo(
@@ -318,6 +231,8 @@ def finish(made: Made, plan: Plan, original: Original, sampled: Sample, referenc
         rewrites=made.rewrites,
         rewrites_sqnr_db=made.notes.sqnr_db if made.notes else None,
         delegation=delegation(made.notes),
+        network=None if made.network is None else made.network.name,
+        quantization=quantization(made, plan, calibration),
         key=key(plan, cell, plan.source.digest or original.capture.digest),
     )
     if made.run is None:
@@ -325,7 +240,8 @@ def finish(made: Made, plan: Plan, original: Original, sampled: Sample, referenc
     recipe = cell.converter.recipes[cell.recipe]
     try:
         depth = original.capture.depth
-        verdict = judge_run(references, made.outputs, made.run, sampled.labels, recipe, depth, made.networks)
+        networks = None if made.network is None else made.network.references
+        verdict = judge_run(references, made.outputs, made.run, sampled.labels, recipe, depth, networks, plan.budget)
     except ValueError as error:
         return info.model_copy(update={"error": str(error)})
     wrong = mislabelled(original.capture.source.labels, made.run.labels)
@@ -339,6 +255,16 @@ def delegation(notes: Notes | None) -> DelegationInfo | None:
     return DelegationInfo(**asdict(notes.delegation))
 
 
+def quantization(made: Made, plan: Plan, calibration: Calibration | None) -> QuantizationInfo | None:
+    """Which part of an artifact integers compute, and what their ranges follow from, for the manifest."""
+    if calibration is None or made.network is None or made.network.integer is None:
+        return None
+    inputs = CalibrationInfo(
+        inputs=calibration.origin, count=calibration.inputs.count, sha256=calibration.sha256, observer=plan.observer
+    )
+    return QuantizationInfo(**asdict(made.network.integer), calibration=inputs)
+
+
 def judge_run(
     references: Sequence[Array],
     outputs: Sequence[Array],
@@ -347,6 +273,7 @@ def judge_run(
     recipe: Recipe,
     depth: int,
     networks: Sequence[Array] | None = None,
+    budget: Budget = BUDGET,
 ) -> Verdict:
     """The verdict on a run, with the interval where the artifact leaves open how it is computed.
 
@@ -355,7 +282,7 @@ def judge_run(
     verdict = judge_all(references, outputs, run.outputs, labels, recipe, run.runtime, depth)
     if networks is not None:
         faithful = judge_all(networks, outputs, run.outputs, None, recipe, run.runtime, depth)
-        verdict = judge_compressed(verdict, faithful, references, networks, run.outputs)
+        verdict = judge_compressed(verdict, faithful, references, networks, run.outputs, recipe, budget)
     if not run.bounds:
         return verdict
     samples = run.bounds[0].samples

@@ -30,9 +30,10 @@ from lvexport.jobs import (
     RunJob,
     RunResult,
 )
+from lvexport.making import Report, silent
 from lvexport.manifest import ArtifactInfo, Manifest, VerdictInfo
 from lvexport.overrides import NOTHING_SAID, Overrides
-from lvexport.pipeline import Report, judge_run, judgement, silent
+from lvexport.pipeline import judge_run, judgement
 from lvexport.plan import Plan, ending
 from lvexport.processes import Workshop, interruptible
 from lvexport.source import resolve
@@ -194,9 +195,18 @@ def against_golden(subject: Subject, manifest: Manifest, shop: Workshop) -> Base
     specs, outputs = tensor_specs(manifest.inputs), tensor_specs(manifest.outputs)
     norm = manifest_normalisation(manifest)
     inputs, references, labels = golden.unpack(path, specs, outputs, norm, shop.folder / "inputs.safetensors")
-    networks = golden.networks(path, outputs, compressing(a.recipe for a in subject.artifacts))
+    networks = golden.networks(path, outputs, names_of_networks(subject))
     judged_by = Sample(inputs, labels, "the bundle's golden vectors")
     return Baseline(judged_by, references, manifest.model.depth, manifest.labels or (), networks)
+
+
+def names_of_networks(subject: Subject) -> list[str]:
+    """Under which golden vectors have what the artifacts' rounded networks answer."""
+    return list(dict.fromkeys(a.network or a.recipe for a in subject.artifacts if compressed(a)))
+
+
+def compressed(artifact: ArtifactInfo) -> bool:
+    return RECIPES[artifact.recipe].weights is not None
 
 
 def against_model(subject: Subject, request: Request, shop: Workshop, report: Report) -> tuple[Manifest, Baseline]:
@@ -294,7 +304,7 @@ def examine(folder: Path, artifact: ArtifactInfo, request: Request, baseline: Ba
 
 def judged(artifact: ArtifactInfo, run: RunResult, outputs: Sequence[Array], baseline: Baseline) -> ArtifactInfo:
     recipe, labels = CONVERTERS[artifact.target].recipes[artifact.recipe], baseline.sample.labels
-    networks = baseline.networks.get(artifact.recipe)
+    networks = baseline.networks.get(artifact.network or artifact.recipe)
     if recipe.weights is not None and networks is None:
         raise LvexportError(
             f"the golden vectors have no outputs for {artifact.recipe}. Make the bundle again, or name the original "
