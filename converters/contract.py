@@ -186,6 +186,11 @@ class Converter(Protocol):
         ...
 
     @property
+    def modules(self) -> tuple[str, ...]:
+        """What converting imports and takes long to, so that it can be imported ahead."""
+        ...
+
+    @property
     def recipes(self) -> Mapping[str, Recipe]: ...
     @property
     def refusals(self) -> Mapping[str, str]:

@@ -28,6 +28,7 @@ class CoreAI:
     backend = "coreai"
     suffix = ".aimodel"
     distributions = ("coreai-torch",)
+    modules = ("coreai_torch",)
     recipes = FLOATS | INTEGERS
     refusals = NO_STATIC
     options: Mapping[str, Choice] = MappingProxyType({})

@@ -25,6 +25,7 @@ class CoreML:
     backend = "mlprogram"
     suffix = ".mlpackage"
     distributions = ("coremltools",)
+    modules = ("coremltools",)
     recipes = RECIPES | STATIC
     refusals: Mapping[str, str] = MappingProxyType({})
     options: Mapping[str, Choice] = MappingProxyType(

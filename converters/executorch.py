@@ -26,6 +26,7 @@ class ExecuTorch:
     backend = "xnnpack"
     suffix = ".pte"
     distributions = ("executorch",)
+    modules = ("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch.exir")
     recipes = FLOATS | {"w8": rounding_activations(W8)} | STATIC
     refusals: Mapping[str, str] = MappingProxyType({"w4": _NO_BLOCKS})
     options: Mapping[str, Choice] = MappingProxyType({})

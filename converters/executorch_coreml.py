@@ -28,6 +28,7 @@ class ExecuTorchCoreML:
     backend = "coreml"
     suffix = ".pte"
     distributions = ("executorch", "coremltools")
+    modules = ("coremltools", "executorch.backends.apple.coreml.partition", "executorch.exir")
     recipes = RECIPES
     refusals = NO_STATIC
     options: Mapping[str, Choice] = MappingProxyType({"min_ios": MIN_IOS})

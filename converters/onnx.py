@@ -22,6 +22,7 @@ class Onnx:
     backend = "onnxruntime"
     suffix = ".onnx"
     distributions = ("onnx", "onnxscript", "onnxsim", "onnxruntime")
+    modules = ("torch.onnx", "onnxscript", "onnxsim", "onnxruntime")
     recipes = RECIPES
     refusals: Mapping[str, str] = MappingProxyType({})
     options: Mapping[str, Choice] = MappingProxyType({})

@@ -30,6 +30,7 @@ class TFLite:
     backend = "litert"
     suffix = ".tflite"
     distributions = ("litert-torch", "ai-edge-quantizer")
+    modules = ("litert_torch",)
     recipes = MappingProxyType(
         {"fp32": FP32, "fp16": replace(FP16, method="float16 weights"), "w8": rounding_activations(W8)} | STATIC
     )

@@ -1,7 +1,8 @@
-"""One job in a process of its own: ``python -m lvexport.cell job.json``.
+"""One job in a process of its own: ``python -m lvexport.cell job.json [MODULE…]``.
 
-The answer is written beside the job, as ``answer.json``. Standard input stays open as long as whoever started the
-process lives; when it closes, the process ends, so that nothing is left running behind a killed run.
+The modules are imported ahead, and then the job is waited for, if it is not there yet. The answer is written beside it,
+as ``answer.json``. Standard input stays open as long as whoever started the process lives; when it closes, the process
+ends, so that nothing is left running behind a killed run.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -61,6 +64,7 @@ from lvexport.validation.contract import (
 
 # Inputs that are also run with other numerics, one of which takes some ten times as long as the verdict's own.
 BOUND_SAMPLES = 16
+POLL_SECONDS = 0.02
 COVERAGE_SAMPLES = 64  # of the inputs judged with, that are looked at for what calibration did not see
 WARM_UP = 3  # runs that are not timed: caches, lazy initialisation
 
@@ -275,10 +279,23 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def wait_for(job: Path, modules: Iterable[str]) -> None:
+    """Import the modules, then wait until the job is there."""
+    for module in modules:
+        with suppress(Exception):  # the job's own import of it will say what is wrong
+            import_module(module)
+    while not job.exists():
+        time.sleep(POLL_SECONDS)
+
+
 def main(arguments: list[str] | None = None) -> None:
-    (path,) = map(Path, sys.argv[1:] if arguments is None else arguments)
+    name, *modules = sys.argv[1:] if arguments is None else arguments
+    path = Path(name)
+    if modules:
+        end_with_parent()
+        wait_for(path, modules)
     job = JOB.validate_json(path.read_bytes())
-    if not isinstance(job, BenchJob):  # which reads its orders from there
+    if not modules and not isinstance(job, BenchJob):  # which reads its orders from there
         end_with_parent()
     answer = perform(job)
     finished = path.with_name("answer.part")

@@ -60,14 +60,23 @@ def export(plan: Plan, report: Report = silent, model: nn.Module | None = None) 
             kept = reusable(final, plan, plan.source.digest)
             if len(kept) == len(plan.cells):
                 return unchanged(final, kept)
-            original = original or obtain(shop, plan.source, report, model)
-            if plan.source.digest is None:  # a user's own code: only the captured program tells what it is
-                plan = replace(plan, source=original.capture.source)
-                kept = reusable(final, plan, original.capture.digest)
-                if len(kept) == len(plan.cells):
-                    return unchanged(final, kept)
             with interruptible(shop):
+                if original is None:
+                    look_ahead(shop, plan, kept)
+                    original = obtain(shop, plan.source, report, model)
+                if plan.source.digest is None:  # a user's own code: only the captured program tells what it is
+                    plan = replace(plan, source=original.capture.source)
+                    kept = reusable(final, plan, original.capture.digest)
+                    if len(kept) == len(plan.cells):
+                        return unchanged(final, kept)
                 return fill(plan, shop, original, work, final, kept, report)
+
+
+def look_ahead(shop: Workshop, plan: Plan, kept: Mapping[Cell, ArtifactInfo]) -> None:
+    """Have the first converters imported while the original is captured, by the workers that this leaves idle."""
+    first = {cell.target: cell.converter.modules for cell in plan.cells if cell not in kept}
+    for target, modules in list(first.items())[: plan.workers - 1]:
+        shop.prepare(target, modules)
 
 
 def unchanged(final: Path, kept: dict[Cell, ArtifactInfo]) -> Bundle:

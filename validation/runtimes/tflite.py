@@ -82,7 +82,8 @@ def on_grid(detail: Mapping[str, Any], values: Array) -> Array:
         return values
     scale, zero_point = detail["quantization"]
     bounds = np.iinfo(detail["dtype"])
-    return np.clip(np.rint(values / np.float32(scale)) + zero_point, bounds.min, bounds.max).astype(detail["dtype"])
+    rounded = np.rint(values / np.float32(scale)) + zero_point
+    return np.asarray(np.clip(rounded, bounds.min, bounds.max), detail["dtype"])
 
 
 def off_grid(detail: Mapping[str, Any], values: Array) -> Array:
@@ -90,7 +91,7 @@ def off_grid(detail: Mapping[str, Any], values: Array) -> Array:
     if not is_quantized(detail):
         return values
     scale, zero_point = detail["quantization"]
-    return (values.astype(np.float32) - zero_point) * np.float32(scale)
+    return np.asarray((values.astype(np.float32) - zero_point) * np.float32(scale))
 
 
 RUNTIME = LiteRT()
