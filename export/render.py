@@ -284,6 +284,12 @@ def problems(bundle: Bundle) -> None:
 
 def compression_problem(recipe: str, v: VerdictInfo, c: CompressionInfo) -> str:
     """What is wrong with an artifact whose weights are integers."""
+    if c.layers is not None and c.layers.wrong:
+        layer, why = next(iter(c.layers.wrong.items()))
+        return (
+            f"does not hold the integers that the network was rounded to: of {c.layers.expected} layers, "
+            f"{len(c.layers.wrong)} are not as they should be. In {layer}, {why}."
+        )
     if c.sqnr_db < c.threshold_db:
         return (
             f"does not compute what the original computes with weights rounded as {recipe} has them: "
