@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from lvexport.converters.contract import Captured, Choice, Notes, Request
-from lvexport.converters.recipes import FLOATS, W8, rounding_activations
+from lvexport.converters.recipes import FLOATS, STATIC, W8, rounding_activations
 
 _NO_BLOCKS = (
     "XNNPACK takes 4-bit integers in linear layers alone, and in blocks of 32 input channels or a multiple of them, "
@@ -26,7 +26,8 @@ class ExecuTorch:
     backend = "xnnpack"
     suffix = ".pte"
     distributions = ("executorch",)
-    recipes = FLOATS | {"w8": rounding_activations(W8)}
+    modules = ("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch.exir")
+    recipes = FLOATS | {"w8": rounding_activations(W8)} | STATIC
     refusals: Mapping[str, str] = MappingProxyType({"w4": _NO_BLOCKS})
     options: Mapping[str, Choice] = MappingProxyType({})
 
@@ -40,8 +41,13 @@ class ExecuTorch:
         program = captured.program()
         if request.recipe.name == "fp16":
             program = halve(program)
+        static = request.recipe.activations is not None
+        if static:
+            from lvexport.converters.quantization.forms import with_own_reading
+
+            program = with_own_reading(program)
         with reasons("executorch.backends.xnnpack.partition") as heard:
-            lowered = for_xnnpack(program, request.recipe.weights)
+            lowered = for_xnnpack(program, None if static else request.recipe.weights)
             edge = to_edge_transform_and_lower(lowered, partitioner=[XnnpackPartitioner()])
         delegation = report(edge, heard)
         out.write_bytes(edge.to_executorch().buffer)

@@ -22,6 +22,7 @@ class Onnx:
     backend = "onnxruntime"
     suffix = ".onnx"
     distributions = ("onnx", "onnxscript", "onnxsim", "onnxruntime")
+    modules = ("torch.onnx", "onnxscript", "onnxsim", "onnxruntime")
     recipes = RECIPES
     refusals: Mapping[str, str] = MappingProxyType({})
     options: Mapping[str, Choice] = MappingProxyType({})
@@ -30,23 +31,33 @@ class Onnx:
         import onnx
         import torch
 
-        from lvexport.converters.onnx_weights import OPSET, with_integers
+        from lvexport.converters.onnx_weights import OPSET, strip, with_integers, with_transposed
 
+        program = captured.program()
+        weights, static = request.recipe.weights, request.recipe.activations is not None
+        if static:
+            from lvexport.converters.quantization.forms import with_flat_layers
+
+            program = with_flat_layers(program)
         exported = torch.onnx.export(
-            captured.program(),
+            program,
             dynamo=True,
             input_names=[s.name for s in captured.inputs],
             output_names=[s.name for s in captured.outputs],
             verbose=False,
-            opset_version=None if request.recipe.weights is None else OPSET,
+            opset_version=None if weights is None else OPSET,
         )
         assert exported is not None
-        model, remark = simplify(exported.model_proto, captured)
-        remarks = [remark]
+        if static:  # onnxsim would make integer weights floating-point numbers again
+            model, remarks = with_transposed(exported.model_proto), []
+            strip(model)
+        else:
+            model, remark = simplify(exported.model_proto, captured)
+            remarks = [remark]
         if request.recipe.name == "fp16":
             model = halve(model)
-        if request.recipe.weights is not None:
-            model, count = with_integers(model, request.recipe.weights)
+        if weights is not None and not static:
+            model, count = with_integers(model, weights)
             remarks.append(f"weights in integers: {count}")
         onnx.checker.check_model(model, full_check=True)
         onnx.save(model, str(out))

@@ -103,3 +103,35 @@ def packed(data: NDArray[np.int8], kind: int) -> bytes:
         return flat.tobytes()
     flat = np.append(flat, np.zeros(flat.size % 2, np.int8))
     return ((flat[0::2] & 15) | ((flat[1::2] & 15) << 4)).astype(np.uint8).tobytes()
+
+
+def with_transposed(model: Any) -> Any:
+    """The model with transposed integer weights where it transposes them: runtimes then find the layer behind."""
+    from onnx import numpy_helper
+
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    producers = {name: node for node in model.graph.node for name in node.output}
+    for node in [n for n in model.graph.node if n.op_type == "Transpose"]:
+        scaled = producers.get(node.input[0])
+        if scaled is None or scaled.op_type != "DequantizeLinear" or scaled.input[0] not in constants:
+            continue
+        order = next(a.ints for a in node.attribute if a.name == "perm")
+        axis = next(a for a in scaled.attribute if a.name == "axis")
+        turned = numpy_helper.to_array(constants[scaled.input[0]]).transpose(order)
+        name = f"{scaled.input[0]}_transposed"
+        model.graph.initializer.append(numpy_helper.from_array(turned.copy(), name))
+        axis.i = list(order).index(axis.i)
+        scaled.input[0], scaled.output[0] = name, node.output[0]
+        model.graph.node.remove(node)
+    used = {name for node in model.graph.node for name in node.input}
+    for tensor in [t for t in model.graph.initializer if t.name not in used]:
+        model.graph.initializer.remove(tensor)
+    return model
+
+
+def strip(model: Any) -> None:
+    """Take out what the exporter notes of each node, which in a small network is as long as its weights."""
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    del model.graph.value_info[:]

@@ -24,11 +24,31 @@ W4 = Recipe(
     Integers(4, 32),
     method="blockwise int4",
 )
+W8A8 = Recipe(
+    "w8a8",
+    "weights and activations of all layers in 8-bit integers",
+    SINGLE_BITS,
+    Integers(8),
+    activations=8,
+    method="int8, static",
+)
+MIXED = Recipe(
+    "mixed",
+    "as w8a8, prepared for it, with as few layers in floating point as keep the budget",
+    SINGLE_BITS,
+    Integers(8),
+    activations=8,
+    mixed=True,
+    method="int8, static, with floats",
+)
 
 FLOATS = {recipe.name: recipe for recipe in (FP32, FP16)}
 INTEGERS = {recipe.name: recipe for recipe in (W8, W4)}
-RECIPES = FLOATS | INTEGERS
+STATIC = {recipe.name: recipe for recipe in (W8A8, MIXED)}
+RECIPES = FLOATS | INTEGERS | STATIC
 ALIASES = {"16": "fp16", "8": "w8a8", "int8": "w8a8"}
+
+NO_STATIC = dict.fromkeys(STATIC, "lvexport does not quantize the activations of this target yet")
 
 
 def rounding_activations(recipe: Recipe) -> Recipe:

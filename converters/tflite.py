@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from lvexport.converters.contract import ACTIVATIONS, Captured, Choice, Notes, Request, rounds_activations
-from lvexport.converters.recipes import FP16, FP32, W8, rounding_activations
+from lvexport.converters.recipes import FP16, FP32, STATIC, W8, rounding_activations
 
 _NO_BLOCKS = (
     "LiteRT has no kernel for convolutions with blocks of 4-bit integers, and its DEQUANTIZE knows no blocks either"
@@ -26,11 +26,17 @@ class TFLite:
     backend = "litert"
     suffix = ".tflite"
     distributions = ("litert-torch", "ai-edge-quantizer")
+    modules = ("litert_torch",)
     recipes = MappingProxyType(
-        {"fp32": FP32, "fp16": replace(FP16, method="float16 weights"), "w8": rounding_activations(W8)}
+        {"fp32": FP32, "fp16": replace(FP16, method="float16 weights"), "w8": rounding_activations(W8)} | STATIC
     )
     refusals: Mapping[str, str] = MappingProxyType({"w4": _NO_BLOCKS})
-    options: Mapping[str, Choice] = MappingProxyType({"activations": ACTIVATIONS})
+    options: Mapping[str, Choice] = MappingProxyType(
+        {
+            "activations": ACTIVATIONS,
+            "int8_io": Choice(("no", "yes"), "with integer activations: take and give 8-bit integers"),
+        }
+    )
 
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:
         import litert_torch
@@ -38,6 +44,11 @@ class TFLite:
         from lvexport.converters.derived import examples
 
         program = captured.program()
+        if request.recipe.activations is not None:
+            from lvexport.converters.tflite_integers import write_layers
+
+            write_layers(program, out, floats=request.options["int8_io"] == "no")
+            return Notes("torch.export")
         model = litert_torch.convert(program.module(), examples(program))
         if request.recipe.name == "fp32":
             model.export(str(out))

@@ -7,14 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lvexport import overrides, pipeline, verification
+from lvexport import evaluation, overrides, pipeline, verification
 from lvexport.bundle import Bundle
+from lvexport.calibration import Given, held
+from lvexport.converters.contract import Budget
+from lvexport.converters.quantization.settings import OBSERVER_NAMES
 from lvexport.jobs import Limits
+from lvexport.making import Report, silent
 from lvexport.models.preprocessing import Preprocessing
 from lvexport.models.provenance import Provenance, Weights
 from lvexport.overrides import NOTHING_SAID, Overrides
-from lvexport.pipeline import Report, silent
-from lvexport.plan import DEFAULT_OPTIMIZE, Plan, cells, known_optimize
+from lvexport.plan import DEFAULT_OPTIMIZE, Plan, cells, known_observer, known_optimize
 from lvexport.source import DEFAULT_IMGSZ, Source, from_provenance, resolve
 
 if TYPE_CHECKING:
@@ -39,7 +42,11 @@ def export(
     samples: int | None = None,
     force: bool = False,
     optimize: str = DEFAULT_OPTIMIZE,
+    calibration: Given = None,
+    observer: str = OBSERVER_NAMES[0],
+    max_drop: float = 1.0,
     timeout: float = Limits.seconds,
+    eval_data: str | Path | None = None,
     report: Report = silent,
     **options: str,
 ) -> Bundle:
@@ -49,8 +56,11 @@ def export(
     image. ``to``: targets; ``quantize``: recipes; a string may name several, with commas. ``mean`` and ``std`` (RGB, in
     units of full scale), ``crop_pct``, ``interpolation`` and ``labels`` (the labels, or a file of them) stand in place
     of what is known of the model. ``name``: the bundle's name for a module. ``samples``: how many images the verdict is
-    taken over. ``optimize``: how to rewrite for inference, ``default``, ``tune`` or ``none``. ``timeout``: seconds for
-    each conversion or run. ``options``: of the targets, such as ``min_ios="16"``.
+    taken over. ``optimize``: how to rewrite for inference, ``default``, ``tune`` or ``none``. ``calibration``: what the
+    ranges of integer activations follow from, a folder of pictures, an .npz, or arrays (n, …) as the model takes them;
+    ``observer``: how, ``percentile``, ``mse``, ``min-max`` or ``entropy``. ``max_drop``: points of accuracy that
+    integers may cost. ``timeout``: seconds for each conversion or run. ``eval_data``: labelled pictures to measure
+    accuracy on, as ``data`` for :func:`evaluate`. ``options``: of the targets, such as ``min_ios="16"``.
     Relative paths are from the working directory.
 
     A failing target does not raise: see ``status``, ``error`` and ``verdict`` of ``bundle.results``, one an artifact.
@@ -63,8 +73,48 @@ def export(
         source = resolve(model, str(weights), num_classes, imgsz, said)
     else:
         source = in_memory(model, imgsz, name, said)
-    plan = Plan(source, chosen, Path(output), samples, force, known_optimize(optimize), limits=Limits(timeout))
-    return pipeline.export(plan, report, module)
+    plan = Plan(
+        source,
+        chosen,
+        Path(output),
+        samples,
+        force,
+        known_optimize(optimize),
+        held(calibration),
+        known_observer(observer),
+        Budget(max_drop / 100),
+        limits=Limits(timeout),
+    )
+    if eval_data is None:
+        return pipeline.export(plan, report, module)
+    asked = evaluation.Request(eval_data, limits=plan.limits)
+    evaluation.check(source, asked)
+    return evaluation.evaluate_made(pipeline.export(plan, report, module), source, asked, report, module)
+
+
+def evaluate(
+    bundle: str | Path | Bundle,
+    data: str | Path = "builtin",
+    *,
+    limit: int | None = None,
+    against: str | None = None,
+    weights: str | Path | None = None,
+    timeout: float = Limits.seconds,
+    report: Report = silent,
+) -> Bundle:
+    """Measure the accuracy of a bundle's artifacts, and of the original on the same labelled pictures.
+
+    ``data``: a folder with a folder for each class, a folder with ``labels.csv``, an ``.npz`` file with ``pixels`` and
+    ``labels``, or ``builtin``, the labelled sample that ships. ``limit``: how many pictures at most, taken evenly.
+    ``against`` and ``weights``: the original, where the bundle does not say where it is to be had.
+
+    The results are put into the bundle's manifest and are the ``evaluation`` of each of ``results`` of the bundle
+    returned. Raises :class:`lvexport.errors.UsageError` for pictures that cannot be used.
+    """
+    path = bundle.path if isinstance(bundle, Bundle) else Path(bundle)
+    named = None if weights is None else str(weights)
+    request = evaluation.Request(data, limit, against, named, limits=Limits(timeout))
+    return evaluation.evaluate(path, request, report)
 
 
 def verify(

@@ -1,7 +1,8 @@
-"""One job in a process of its own: ``python -m lvexport.cell job.json``.
+"""One job in a process of its own: ``python -m lvexport.cell job.json [MODULE…]``.
 
-The answer is written beside the job, as ``answer.json``. Standard input stays open as long as whoever started the
-process lives; when it closes, the process ends, so that nothing is left running behind a killed run.
+The modules are imported ahead, and then the job is waited for, if it is not there yet. The answer is written beside it,
+as ``answer.json``. Standard input stays open as long as whoever started the process lives; when it closes, the process
+ends, so that nothing is left running behind a killed run.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -38,7 +41,9 @@ from lvexport.jobs import (
     Inputs,
     Job,
     ProfileJob,
+    QuantizeJob,
     ReferenceJob,
+    Rounded,
     RunJob,
     RunResult,
     SimulateJob,
@@ -59,6 +64,8 @@ from lvexport.validation.contract import (
 
 # Inputs that are also run with other numerics, one of which takes some ten times as long as the verdict's own.
 BOUND_SAMPLES = 16
+POLL_SECONDS = 0.02
+COVERAGE_SAMPLES = 64  # of the inputs judged with, that are looked at for what calibration did not see
 WARM_UP = 3  # runs that are not timed: caches, lazy initialisation
 
 
@@ -78,6 +85,24 @@ def run_compress(job: CompressJob) -> Any:
     from lvexport.converters.compression import compress_file
 
     compress_file(job.program, job.weights, job.out)
+
+
+def run_quantize(job: QuantizeJob) -> Any:
+    import torch
+
+    from lvexport.converters.quantization.quantize import Calibration, quantize
+    from lvexport.converters.rewrites.apply import rewritten
+    from lvexport.feeding import tensors
+
+    def batches(inputs: Inputs, most: int) -> list[tuple[Any, ...]]:
+        return [tuple(map(torch.from_numpy, arrays)) for arrays in islice(tensors(inputs), most)]
+
+    module, change = rewritten(torch.export.load(job.program), job.rewrites)
+    labels = None if job.labels is None else torch.tensor(job.labels)
+    calibration = Calibration(batches(job.calibration, job.calibration.count), labels)
+    program, integer = quantize(module, calibration, batches(job.evaluated, COVERAGE_SAMPLES), job.settings)
+    torch.export.save(program, job.out)
+    return Rounded(integer, change if job.rewrites else None)
 
 
 def run_convert(job: ConvertJob) -> Any:
@@ -100,8 +125,9 @@ def run_reference(job: ReferenceJob) -> Any:
     model = realise(job.source).model
     if job.state_digest not in (None, state_digest(model)):
         raise UsageError(
-            f"{job.source.spec} builds another network each time it is called, so there is no original to compare "
-            "with. Load its weights from a file, or fix the seed they are drawn with."
+            f"{job.source.spec} builds another network than the one that was exported, so there is no original to "
+            "compare with. If it does so each time it is called, load its weights from a file, or fix the seed they "
+            "are drawn with."
         )
     return evaluate(model, job.inputs, job.out)
 
@@ -123,7 +149,7 @@ def run_artifact(job: RunJob) -> Any:
     session = runtime.load(job.artifact, job.threads)
     times, outputs = map(list, zip(*answers(job.inputs, session), strict=True))
     save_outputs(outputs, job.out)
-    bounds = bounds_of(job, session, outputs) if isinstance(session, OpenSession) else ()
+    bounds = bounds_of(job, session, outputs) if job.bounds and isinstance(session, OpenSession) else ()
     labels = session.labels if isinstance(session, LabelledSession) else ()
     return RunResult(runtime.available().name, session.outputs, statistics.median(times) * 1000, bounds, labels)
 
@@ -211,6 +237,7 @@ HANDLERS: dict[type, Any] = {
     CaptureJob: run_capture,
     CostJob: run_cost,
     CompressJob: run_compress,
+    QuantizeJob: run_quantize,
     ConvertJob: run_convert,
     ReferenceJob: run_reference,
     SimulateJob: run_simulate,
@@ -252,10 +279,23 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def wait_for(job: Path, modules: Iterable[str]) -> None:
+    """Import the modules, then wait until the job is there."""
+    for module in modules:
+        with suppress(Exception):  # the job's own import of it will say what is wrong
+            import_module(module)
+    while not job.exists():
+        time.sleep(POLL_SECONDS)
+
+
 def main(arguments: list[str] | None = None) -> None:
-    (path,) = map(Path, sys.argv[1:] if arguments is None else arguments)
+    name, *modules = sys.argv[1:] if arguments is None else arguments
+    path = Path(name)
+    if modules:
+        end_with_parent()
+        wait_for(path, modules)
     job = JOB.validate_json(path.read_bytes())
-    if not isinstance(job, BenchJob):  # which reads its orders from there
+    if not modules and not isinstance(job, BenchJob):  # which reads its orders from there
         end_with_parent()
     answer = perform(job)
     finished = path.with_name("answer.part")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lvexport.converters.contract import Integers, rounds_activations
+from lvexport.converters.quantization.settings import Integer
 from lvexport.converters.recipes import RECIPES
 from lvexport.converters.registry import CONVERTERS
 from lvexport.feeding import load_outputs
@@ -19,14 +20,19 @@ from lvexport.validation.contract import Array
 
 @dataclass(frozen=True)
 class Compressed:
-    """The program with rounded weights, and what PyTorch makes of the sample with it.
+    """The program with roundings, and what PyTorch makes of the sample with it. ``name`` tells it from others.
 
-    ``dynamic``: the same with activations rounded as well, where an artifact does so.
+    ``dynamic``: what it makes with activations rounded as they come as well, where an artifact does so. ``integer``:
+    which part of it integers compute, where activations are rounded to fixed grids. ``sqnr_db``: what rewriting it for
+    inference before left.
     """
 
     program: Path
     references: list[Array]
+    name: str
     dynamic: list[Array] | None = None
+    integer: Integer | None = None
+    sqnr_db: float | None = None
 
 
 def compress(shop: Workshop, source: Source, program: Path, recipe: str, sampled: Sample, dynamic: bool) -> Compressed:
@@ -38,10 +44,10 @@ def compress(shop: Workshop, source: Source, program: Path, recipe: str, sampled
     shop.do(ReferenceJob(replace(source, kind="program", spec=str(rounded)), sampled.inputs, out))
     references = load_outputs(out)
     if not dynamic:
-        return Compressed(rounded, references)
+        return Compressed(rounded, references, recipe)
     simulated = shop.folder / f"reference-{recipe}-dynamic.safetensors"
     shop.do(SimulateJob(rounded, sampled.inputs, simulated))
-    return Compressed(rounded, references, load_outputs(simulated))
+    return Compressed(rounded, references, recipe, load_outputs(simulated))
 
 
 def simulation(recipe: str) -> str:
@@ -56,8 +62,12 @@ def dynamic(target: str, recipe: str, options: Mapping[str, str]) -> bool:
 
 
 def compressing(recipes: Iterable[str]) -> list[str]:
-    """Those of the recipes that round weights to integers."""
-    return [name for name in dict.fromkeys(recipes) if integers(name) is not None]
+    """Those of the recipes that round weights to integers, and nothing else."""
+    return [name for name in dict.fromkeys(recipes) if integers(name) is not None and not calibrated(name)]
+
+
+def calibrated(recipe: str) -> bool:
+    return recipe in RECIPES and RECIPES[recipe].activations is not None
 
 
 def integers(recipe: str) -> Integers | None:

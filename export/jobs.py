@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from lvexport.converters.contract import Captured, Integers, Normalisation, Notes, TensorSpec
+from lvexport.converters.quantization.settings import Integer, Settings
 from lvexport.source import Source
 from lvexport.validation.contract import Description, OpCost, Overflow
 
@@ -48,6 +49,24 @@ class CompressJob:
 
 
 @dataclass(frozen=True)
+class QuantizeJob:
+    """Round the layers of a captured program, rewritten for inference before.
+
+    ``calibration``: the inputs that ranges, and the search, follow from, with their classes where they are known.
+    ``evaluated``: those that the artifact will be judged with.
+    """
+
+    program: Path
+    rewrites: tuple[str, ...]
+    settings: Settings
+    calibration: Inputs
+    labels: tuple[int, ...] | None
+    evaluated: Inputs
+    out: Path
+    kind: Literal["quantize"] = "quantize"
+
+
+@dataclass(frozen=True)
 class ConvertJob:
     target: str
     recipe: str
@@ -81,13 +100,17 @@ class SimulateJob:
 
 @dataclass(frozen=True)
 class RunJob:
-    """Run an artifact over the inputs; ``out`` is a safetensors file with outputs ``0``, ``1``, …"""
+    """Run an artifact over the inputs; ``out`` is a safetensors file with outputs ``0``, ``1``, …
+
+    ``bounds``: whether also in each of the ways that bound it, where it leaves open how it is computed.
+    """
 
     target: str
     artifact: Path
     inputs: Inputs
     out: Path
     threads: int = 1
+    bounds: bool = True
     kind: Literal["run"] = "run"
 
 
@@ -123,6 +146,7 @@ Job = (
     CaptureJob
     | CostJob
     | CompressJob
+    | QuantizeJob
     | ConvertJob
     | ReferenceJob
     | SimulateJob
@@ -131,6 +155,14 @@ Job = (
     | BenchJob
     | ProfileJob
 )
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """The answer to a QuantizeJob. ``sqnr_db``: what rewriting for inference left of the outputs; None without it."""
+
+    integer: Integer
+    sqnr_db: float | None
 
 
 @dataclass(frozen=True)
@@ -234,6 +266,7 @@ JOB: TypeAdapter[Job] = TypeAdapter(Job)
 ANSWER = TypeAdapter(Answer)
 CAPTURE = TypeAdapter(Capture)
 COUNTED = TypeAdapter(Counted)
+ROUNDED = TypeAdapter(Rounded)
 NOTES = TypeAdapter(Notes)
 DESCRIPTION = TypeAdapter(Description)
 RUN_RESULT = TypeAdapter(RunResult)

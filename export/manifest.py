@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-SCHEMA_VERSION = "1.3"
+SCHEMA_VERSION = "1.4"
 
 
 class Part(BaseModel):
@@ -16,12 +16,13 @@ class Part(BaseModel):
 
 
 class WeightsInfo(Part):
-    """``kind``: ``demo`` (ships with lvexport), ``hub``, ``file``, ``random`` (seeded), ``own`` (the model's own code).
+    """``kind``: ``demo``, ``witness`` (both ship with lvexport), ``hub``, ``file``, ``random`` (seeded), ``own`` (the
+    model's own code).
 
     ``repo`` and ``revision``, a commit, say what was taken from the hub. ``layout``: whose spelling the checkpoint has.
     """
 
-    kind: Literal["demo", "hub", "file", "random", "own"]
+    kind: Literal["demo", "witness", "hub", "file", "random", "own"]
     sha256: str | None
     path: str | None
     layout: str | None = None
@@ -131,6 +132,32 @@ class VerdictInfo(Part):
     machine: str
 
 
+class EvaluationInfo(Part):
+    """Accuracy on labelled pictures, of the artifact and of its original on the same ones.
+
+    ``data`` says what the pictures are, ``sha256`` is over their labels and bytes (docs/evaluation.md). Intervals are
+    Wilson's, of 95 %. ``top5`` is null for five classes or fewer. ``only_original`` and ``only_artifact`` count the
+    pictures that one alone has right, and ``p_value`` is of the exact test of McNemar on these.
+    """
+
+    data: str
+    sha256: str
+    images: int
+    top1: float
+    top1_interval: tuple[float, float]
+    top5: float | None
+    top5_interval: tuple[float, float] | None
+    original_top1: float
+    original_top1_interval: tuple[float, float]
+    original_top5: float | None
+    original_top5_interval: tuple[float, float] | None
+    only_original: int
+    only_artifact: int
+    p_value: float
+    runtime: str
+    machine: str
+
+
 class DelegationInfo(Part):
     """Of a program that hands parts to a backend: how many, and the operators that stayed outside with the reason."""
 
@@ -138,10 +165,60 @@ class DelegationInfo(Part):
     outside: dict[str, str]
 
 
+class LossInfo(Part):
+    """What a choice of the search cost over ``samples`` calibration inputs. ``noise``: over the signal, in power."""
+
+    samples: int
+    noise: float
+    drop: float | None
+    retrieval: float
+
+
+class StepInfo(Part):
+    """``kept`` layers in floating point, integers with ``weights`` and ``macs`` of the whole, and what that cost."""
+
+    kept: int
+    weights: float
+    macs: float
+    loss: LossInfo
+
+
+class CalibrationInfo(Part):
+    """What the ranges of activations follow from."""
+
+    inputs: str
+    count: int
+    sha256: str
+    observer: str
+
+
+class QuantizationInfo(Part):
+    """Which part of an artifact integers compute.
+
+    ``weights``, ``macs``: shares of the numbers it holds and of its multiply-accumulates. ``floating``: layers left in
+    floating point → the noise, over the signal, that rounding each alone adds. ``transitions``: tensors that go from
+    floating point to integers, and back. ``equalised``: classes of channels that were scaled. ``exceeded``: tensors
+    that left the range which calibration saw → by which share of it. ``steps``: of the search, ``within`` whether it
+    kept the budget; null where there was none.
+    """
+
+    layers: int
+    weights: float
+    macs: float
+    transitions: tuple[int, int]
+    floating: dict[str, float]
+    equalised: int
+    exceeded: dict[str, float]
+    steps: tuple[StepInfo, ...]
+    within: bool | None
+    calibration: CalibrationInfo
+
+
 class ArtifactInfo(Part):
     """``status``: ``ok`` (verified), ``failed`` (the verdict), ``error`` (no artifact, or it cannot run),
     ``not-run`` (built, but nothing here can run it). ``sha256`` of a folder is over its files, as docs/bundle.md says.
     ``rewrites``: of the program before it was converted, in order; they left ``rewrites_sqnr_db`` of its outputs.
+    ``network``: the rounded network that it was made from, whose outputs the golden vectors have under that name.
     """
 
     target: str
@@ -160,6 +237,9 @@ class ArtifactInfo(Part):
     rewrites: tuple[str, ...] = ()
     rewrites_sqnr_db: float | None = None
     delegation: DelegationInfo | None = None
+    network: str | None = None
+    quantization: QuantizationInfo | None = None
+    evaluation: EvaluationInfo | None = None
     key: str | None
 
 

@@ -30,9 +30,10 @@ from lvexport.jobs import (
     RunJob,
     RunResult,
 )
+from lvexport.making import Report, silent
 from lvexport.manifest import ArtifactInfo, Manifest, VerdictInfo
 from lvexport.overrides import NOTHING_SAID, Overrides
-from lvexport.pipeline import Report, judge_run, judgement, silent
+from lvexport.pipeline import Roundings, judge_run, judgement
 from lvexport.plan import Plan, ending
 from lvexport.processes import Workshop, interruptible
 from lvexport.source import resolve
@@ -195,10 +196,19 @@ def against_golden(subject: Subject, manifest: Manifest, shop: Workshop) -> Base
     specs, outputs = tensor_specs(manifest.inputs), tensor_specs(manifest.outputs)
     norm = manifest_normalisation(manifest)
     inputs, references, labels = golden.unpack(path, specs, outputs, norm, shop.folder / "inputs.safetensors")
-    recipes = compressing(a.recipe for a in subject.artifacts)
-    networks = golden.networks(path, outputs, [*recipes, *map(simulation, recipes)])
+    networks = golden.networks(path, outputs, names_of_networks(subject))
     judged_by = Sample(inputs, labels, "the bundle's golden vectors")
     return Baseline(judged_by, references, manifest.model.depth, manifest.labels or (), networks)
+
+
+def names_of_networks(subject: Subject) -> list[str]:
+    """Under which golden vectors have what the artifacts' rounded networks answer."""
+    names = dict.fromkeys(a.network or a.recipe for a in subject.artifacts if compressed(a))
+    return [*names, *map(simulation, names)]
+
+
+def compressed(artifact: ArtifactInfo) -> bool:
+    return RECIPES[artifact.recipe].weights is not None
 
 
 def against_model(subject: Subject, request: Request, shop: Workshop, report: Report) -> tuple[Manifest, Baseline]:
@@ -298,7 +308,12 @@ def examine(folder: Path, artifact: ArtifactInfo, request: Request, baseline: Ba
 
 def judged(artifact: ArtifactInfo, run: RunResult, outputs: Sequence[Array], baseline: Baseline) -> ArtifactInfo:
     recipe, labels = CONVERTERS[artifact.target].recipes[artifact.recipe], baseline.sample.labels
-    networks = baseline.networks.get(artifact.recipe)
+    networks = baseline.networks.get(artifact.network or artifact.recipe)
+    if recipe.activations is not None and networks is None:
+        raise LvexportError(
+            f"what {artifact.recipe} rounds follows from calibration, which the model to compare with does not tell. "
+            "Verify the artifact in its bundle, whose golden vectors do"
+        )
     if recipe.weights is not None and networks is None:
         raise LvexportError(
             f"the golden vectors have no outputs for {artifact.recipe}. Make the bundle again, or name the original "
@@ -306,7 +321,8 @@ def judged(artifact: ArtifactInfo, run: RunResult, outputs: Sequence[Array], bas
         )
     rounding = dynamic(artifact.target, artifact.recipe, artifact.options)
     simulated = baseline.networks.get(simulation(artifact.recipe)) if rounding else None
-    verdict = judge_run(baseline.references, outputs, run, labels, recipe, baseline.depth, networks, simulated)
+    rounded = None if networks is None else Roundings(networks, simulated)
+    verdict = judge_run(baseline.references, outputs, run, labels, recipe, baseline.depth, rounded)
     wrong = mislabelled(baseline.labels, run.labels) or overspent(artifact.verdict)
     return artifact.model_copy(update=judgement(verdict, wrong, baseline.sample.origin))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lvexport.converters.contract import Recipe, TensorSpec
+from lvexport.converters.contract import BUDGET, Budget, Recipe, TensorSpec
 from lvexport.validation import metrics
 from lvexport.validation.contract import JUDGED, PICTURE, PROBABILITIES, Array, Overflow
 
@@ -46,18 +46,6 @@ class Interval:
     samples: int
     sqnr_db: Mapping[str, float]
     overflow: Overflow | None
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What rounding weights to integers may cost.
-
-    ``drop``: of accuracy, as a share of all inputs, where their classes are known. ``retrieval``: the agreement that is
-    left at least.
-    """
-
-    drop: float = 0.01
-    retrieval: float = 0.95
 
 
 @dataclass(frozen=True)
@@ -210,7 +198,8 @@ def judge_compressed(
     references: Sequence[Array],
     networks: Sequence[Array],
     outputs: Sequence[TensorSpec],
-    budget: Budget = Budget(),
+    recipe: Recipe,
+    budget: Budget = BUDGET,
 ) -> Verdict:
     """The verdict on an artifact with integer weights: whether it computes what it should, and what that costs.
 
@@ -218,18 +207,22 @@ def judge_compressed(
         losses: of the artifact, beside the original.
         faithful: of the artifact, beside the network with the same rounded weights.
         references: the original's outputs.
-        networks: those of the network with rounded weights.
+        networks: those of the network with the same roundings.
         outputs: the artifact's.
+        recipe: where it rounds activations as well, a number that falls on the other side of a rounding, for sums are
+            computed in another order, is as far off as rounding itself: the artifact may be as far from the rounded
+            network as that is from the original.
         budget: what rounding may cost.
     """
     pairs = zip(references, networks, outputs, strict=True)
     network = min(metrics.sqnr_db(in_kind(r, spec), in_kind(n, spec)) for r, n, spec in pairs)
     kept = within(losses, budget)
-    found = Compression(faithful.sqnr_db, faithful.threshold_db, network, budget.drop, budget.retrieval, kept)
+    threshold = faithful.threshold_db if recipe.activations is None else min(faithful.threshold_db, network)
+    found = Compression(faithful.sqnr_db, threshold, network, budget.drop, budget.retrieval, kept)
     return replace(
         losses,
         passed=found.faithful and kept,
-        threshold_db=least_db(network, faithful.threshold_db),
+        threshold_db=least_db(network, threshold),
         compression=found,
     )
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lvexport.converters.contract import TensorSpec
-from lvexport.converters.recipes import FP16, FP32, RECIPES
+from lvexport.converters.recipes import FP16, FP32, RECIPES, W8
 from lvexport.validation.contract import PICTURE, PROBABILITIES, Overflow
 from lvexport.validation.verdict import (
     DEPTH,
@@ -155,7 +155,7 @@ def test_integers_are_judged_by_what_they_should_compute_and_by_what_they_cost(
     network = noisy(r, loss)
     measured = noisy(network, off, seed=2)
     losses, faithful = judge(r, measured, None, FP32, "test"), judge(network, measured, None, FP32, "test")
-    verdict = judge_compressed(losses, faithful, [r], [network], ONE)
+    verdict = judge_compressed(losses, faithful, [r], [network], ONE, W8)
     assert verdict.passed is passes
     assert verdict.compression is not None
     assert verdict.compression.faithful is (off > 90)
@@ -187,8 +187,8 @@ def test_a_drop_of_accuracy_beyond_the_budget_fails() -> None:
     measured[:3] = measured[:3, ::-1]
     losses = judge(r, measured, labels, FP32, "test")
     faithful = judge(measured, measured, None, FP32, "test")
-    tight = judge_compressed(losses, faithful, [r], [measured], ONE, Budget(drop=0.014, retrieval=0.5))
-    wide = judge_compressed(losses, faithful, [r], [measured], ONE, Budget(drop=0.015, retrieval=0.5))
+    tight = judge_compressed(losses, faithful, [r], [measured], ONE, W8, Budget(drop=0.014, retrieval=0.5))
+    wide = judge_compressed(losses, faithful, [r], [measured], ONE, W8, Budget(drop=0.015, retrieval=0.5))
     assert (tight.passed, wide.passed) == (False, True)
 
 
