@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lvexport.validation.integers.layers import Grid, Layer, digest
 
 _LAYERS = ("conv", "linear")
+_SIGN = 128  # between the same whole numbers of eight bits with a sign and without
 _CLIPS = ("relu", "clip", "relu6")
 
 
@@ -63,7 +64,15 @@ class _Block:
 
     def _grid(self, op: Any) -> Grid:
         zero_point = self._value(op, "zero_point") if "zero_point" in op.inputs else np.zeros(1)
-        return float(np.reshape(self._value(op, "scale"), -1)[0]), int(np.reshape(zero_point, -1)[0])
+        found = int(np.reshape(zero_point, -1)[0]) - (_SIGN if self._unsigned(op) else 0)
+        return float(np.reshape(self._value(op, "scale"), -1)[0]), found
+
+    def _unsigned(self, op: Any) -> bool:
+        """Whether the whole numbers are counted from 0 to 255."""
+        if op.type == "quantize":
+            return bool(op.outputs[0].type.dtype.name == "uint8")
+        producer = self._producer(op, "input")
+        return producer is not None and bool(producer.outputs[0].type.dtype.name == "uint8")
 
     def _producer(self, op: Any, parameter: str) -> Any:
         (binding,) = op.inputs.get(parameter, (None,))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from lvexport.validation.integers.layers import Grid, Layer, digest
 
 # Kind of layer → the axis of the outputs in its weights (executorch/backends/xnnpack/operators).
 _OUTPUTS = {"XNNConv2d": 0, "XNNDepthwiseConv2d": 3, "XNNFullyConnected": 0}
+_INFINITE = re.compile(r"\binf\b")
 _INTEGERS = ("xnn_datatype_qcint8", "xnn_datatype_qint8")
 
 
@@ -40,7 +42,8 @@ class _Graph:
             schema.write_bytes(library._get_schema_bytes())
             graph.write_bytes(delegate[start : start + header.flatbuffer_size])
             _flatc_decompile(scratch, str(schema), str(graph), ["--raw-binary"])
-            found = json.loads((Path(scratch) / "graph.json").read_text())
+            # flatc writes infinite bounds of activations as C does.
+            found = json.loads(_INFINITE.sub("Infinity", (Path(scratch) / "graph.json").read_text()))
         self.nodes = found["xnodes"]
         self.values = {tensor(value).get("id_out", 0): value for value in found["xvalues"]}
         self.stored = found.get("constant_data", [])
