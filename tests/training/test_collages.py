@@ -98,5 +98,7 @@ def test_a_training_begins_with_a_checkpoint_of_other_classes(tmp_path: Path) ->
     kept = {name.split(".")[0] + name.split(".")[1] for name, p in model.named_parameters() if not p.requires_grad}
     assert {name for name in kept if name.startswith("stages")} == {"stages0", "stages1"}
     assert any(name.startswith("stem") for name in kept)
+    with pytest.raises(TrainingError, match="has 5 stages"):
+        begin(model, tmp_path / "known.safetensors", 6)
     with pytest.raises(TrainingError, match="does not fit this network"):
         begin(fresh("mobilevit_xs", 8, 0), tmp_path / "known.safetensors", 0)
