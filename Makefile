@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard export/*.py models/*.py training/*.py converters/*.py converters/*/*.py validation/*.py validation/*/*.py validation/mil/*/*.py)
 
-.PHONY: help install demo test test-slow lint format conformance fuzz bench bench-mil lock schema picture train-demo train-witness matrix multi-scale sample docker clean
+.PHONY: help install demo test test-slow lint format conformance fuzz bench learn check-defaults bench-mil lock schema picture train-demo train-witness matrix multi-scale sample docker clean
 
 help:  ## show this list
-	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 install: $(VENV)/.installed $(VENV)/.linked  ## make the virtual environment with the locked versions
 
@@ -45,6 +45,12 @@ fuzz: install  ## damage 2,000 Core ML packages and see that the interpreter ref
 
 bench: install  ## our artifacts beside the converters' own, in turn, as ratios with their spread (an hour)
 	$(BIN)/python -m tools.bench
+
+learn: install  ## learn the table of default rewrites anew, by measuring (hours)
+	$(BIN)/python -m tools.learn
+
+check-defaults: install  ## compare the default rewrites with none on the registry's networks (hours)
+	$(BIN)/python -m tools.check_defaults
 
 bench-mil: install  ## speed and memory of the Core ML interpreter beside torch (minutes; Linux)
 	$(BIN)/python tools/mil_bench.py

@@ -41,17 +41,40 @@ class Integers:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """What rounding to integers may cost.
+
+    ``drop``: of accuracy, as a share of all inputs, where their classes are known. ``retrieval``: the agreement that is
+    left at least.
+    """
+
+    drop: float = 0.01
+    retrieval: float = 0.95
+
+
+BUDGET = Budget()
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A precision of arithmetic and, where they are another, of weights.
 
-    ``significand_bits`` counts the hidden one: 24 for float32, 11 for float16 (IEEE 754). ``requires`` has the values
-    that an option of the target may then have, the first of them the default.
+    ``significand_bits`` counts the hidden one: 24 for float32, 11 for float16 (IEEE 754). ``activations``: bits of
+    whole numbers that convolutions and linear layers are given and give; None where these stay floating point.
+    ``mixed``: only as many of these layers as a budget allows. ``requires`` has the values that an option of the target
+    may then have, the first of them the default. ``dynamic``: the target may compute layers with integer weights in
+    integers, and then rounds what they take as it comes (:func:`rounds_activations`). ``method``: in a few words, how
+    the target does it.
     """
 
     name: str
     summary: str
     significand_bits: int
     weights: Integers | None = None
+    activations: int | None = None
+    mixed: bool = False
+    dynamic: bool = False
+    method: str = ""
     requires: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
 
@@ -76,7 +99,8 @@ class Normalisation:
 class Captured:
     """A program as ``torch.export`` saved it (``.pt2``), with what the file does not say.
 
-    For a recipe with integer weights, its weights are rounded already: each is a whole number times its scale.
+    For a recipe with integer weights, its weights are rounded already: each is a whole number times its scale. For one
+    with integer activations as well, all roundings are in the program, as operations of ``quantized_decomposed``.
     """
 
     path: Path
@@ -88,6 +112,7 @@ class Captured:
     def program(self) -> ExportedProgram:
         """Load the program. Costs an import of torch."""
         import torch
+        import torch.ao.quantization.fx._decomposed  # which defines the operations that round
 
         return torch.export.load(self.path)
 
@@ -114,6 +139,17 @@ class Delegation:
 
     calls: int
     outside: dict[str, str]
+
+
+DYNAMIC, FLOAT = "dynamic", "float"
+ACTIVATIONS = Choice(
+    (DYNAMIC, FLOAT), "what layers with integer weights take: rounded to 8 bits as it comes, or in floating point"
+)
+
+
+def rounds_activations(recipe: Recipe, options: Mapping[str, str]) -> bool:
+    """Whether an artifact rounds what its layers take to 8 bits, over the range that it has in that inference."""
+    return recipe.dynamic and options.get("activations", DYNAMIC) == DYNAMIC
 
 
 @dataclass(frozen=True)
@@ -147,6 +183,11 @@ class Converter(Protocol):
     @property
     def distributions(self) -> tuple[str, ...]:
         """What has to be installed."""
+        ...
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """What converting imports and takes long to, so that it can be imported ahead."""
         ...
 
     @property

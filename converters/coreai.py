@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from lvexport.converters.contract import Captured, Choice, Integers, Notes, Request
-from lvexport.converters.recipes import RECIPES
+from lvexport.converters.recipes import FLOATS, INTEGERS, NO_STATIC
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -28,8 +28,9 @@ class CoreAI:
     backend = "coreai"
     suffix = ".aimodel"
     distributions = ("coreai-torch",)
-    recipes = RECIPES
-    refusals: Mapping[str, str] = MappingProxyType({})
+    modules = ("coreai_torch",)
+    recipes = FLOATS | INTEGERS
+    refusals = NO_STATIC
     options: Mapping[str, Choice] = MappingProxyType({})
 
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from lvexport.converters.contract import Captured, Choice, ConversionError, Notes, Request
-from lvexport.converters.mlpackage import MIN_IOS, PRECISIONS, RECIPES, compressed, make_reproducible
+from lvexport.converters.mlpackage import MIN_IOS, PRECISIONS, RECIPES, STATIC, compressed, make_reproducible
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -25,7 +25,8 @@ class CoreML:
     backend = "mlprogram"
     suffix = ".mlpackage"
     distributions = ("coremltools",)
-    recipes = RECIPES
+    modules = ("coremltools",)
+    recipes = RECIPES | STATIC
     refusals: Mapping[str, str] = MappingProxyType({})
     options: Mapping[str, Choice] = MappingProxyType(
         {
@@ -50,7 +51,7 @@ class CoreML:
         else:
             arguments |= tensor_interface(captured)
         model, route = convert_program(program, arguments)
-        if request.recipe.weights is not None:
+        if request.recipe.weights is not None and request.recipe.activations is None:
             model = compressed(model, request.recipe.weights)
         model.save(str(out))
         make_reproducible(out, model.get_spec())

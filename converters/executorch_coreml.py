@@ -14,6 +14,7 @@ from typing import Any
 
 from lvexport.converters.contract import Captured, Choice, ConversionError, Integers, Notes, Request
 from lvexport.converters.mlpackage import MIN_IOS, PRECISIONS, RECIPES, compressed, make_reproducible
+from lvexport.converters.recipes import NO_STATIC
 
 # The names that ExecuTorch's backends/apple/coreml/compiler/coreml_preprocess.py gives the parts of a delegate's bytes.
 _PACKAGE, _METADATA = "model.mlpackage", "metadata.json"
@@ -27,8 +28,9 @@ class ExecuTorchCoreML:
     backend = "coreml"
     suffix = ".pte"
     distributions = ("executorch", "coremltools")
+    modules = ("coremltools", "executorch.backends.apple.coreml.partition", "executorch.exir")
     recipes = RECIPES
-    refusals: Mapping[str, str] = MappingProxyType({})
+    refusals = NO_STATIC
     options: Mapping[str, Choice] = MappingProxyType({"min_ios": MIN_IOS})
 
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lvexport.converters import recipes
 from lvexport.converters.contract import Choice, Integers
 from lvexport.converters.recipes import FLOATS, HALF_BITS, SINGLE_BITS, W4, W8, halved
 
@@ -22,6 +23,8 @@ INTEGERS = {
     "w4": replace(halved(W4), requires={"min_ios": ("18",)}),
 }
 RECIPES = FLOATS | INTEGERS
+# Operations that round activations are there from iOS 17 on (coremltools, converters/mil/mil/ops/defs/iOS17).
+STATIC = {name: replace(halved(recipe), requires={"min_ios": ("17", "18")}) for name, recipe in recipes.STATIC.items()}
 # How far a number may be from a whole multiple of its scale, in scales, to stand for it: half precision rounds both.
 _ON_GRID = 0.25
 

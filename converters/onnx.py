@@ -8,42 +8,59 @@ from types import MappingProxyType
 from typing import Any
 
 from lvexport.converters.contract import Captured, Choice, ConversionError, Notes, Request
-from lvexport.converters.recipes import FLOATS, FLOATS_ONLY
+from lvexport.converters.recipes import RECIPES
 
 # Simplifying may merge constants, which rounds a few numbers anew; anything beyond a few last places is a change.
 _SIMPLIFIED_TOLERANCE = 1e-5
 
 
 class Onnx:
-    """``fp16`` computes in half precision between single-precision inputs and outputs."""
+    """``fp16`` computes in half precision between single-precision inputs and outputs, ``w8`` and ``w4`` in single."""
 
     name = "onnx"
     summary = "ONNX model, for ONNX Runtime on any platform"
     backend = "onnxruntime"
     suffix = ".onnx"
     distributions = ("onnx", "onnxscript", "onnxsim", "onnxruntime")
-    recipes = FLOATS
-    refusals = FLOATS_ONLY
+    modules = ("torch.onnx", "onnxscript", "onnxsim", "onnxruntime")
+    recipes = RECIPES
+    refusals: Mapping[str, str] = MappingProxyType({})
     options: Mapping[str, Choice] = MappingProxyType({})
 
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:
         import onnx
         import torch
 
+        from lvexport.converters.onnx_weights import OPSET, with_integers, with_transposed
+
+        program = captured.program()
+        weights, static = request.recipe.weights, request.recipe.activations is not None
+        if static:
+            from lvexport.converters.quantization.forms import with_flat_layers
+
+            program = with_flat_layers(program)
         exported = torch.onnx.export(
-            captured.program(),
+            program,
             dynamo=True,
             input_names=[s.name for s in captured.inputs],
             output_names=[s.name for s in captured.outputs],
             verbose=False,
+            opset_version=None if weights is None else OPSET,
         )
         assert exported is not None
-        model, remark = simplify(exported.model_proto, captured)
+        if static:  # onnxsim would make integer weights floating-point numbers again
+            model, remarks = with_transposed(exported.model_proto), []
+        else:
+            model, remark = simplify(exported.model_proto, captured)
+            remarks = [remark]
         if request.recipe.name == "fp16":
             model = halve(model)
+        if weights is not None and not static:
+            model, count = with_integers(model, weights)
+            remarks.append(f"weights in integers: {count}")
         onnx.checker.check_model(model, full_check=True)
         onnx.save(model, str(out))
-        return Notes("torch.export", (remark,))
+        return Notes("torch.export", tuple(remarks))
 
 
 def halve(model: Any) -> Any:

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 
 from lvexport import evaluation, overrides, pipeline, verification
 from lvexport.bundle import Bundle
+from lvexport.calibration import Given, held
+from lvexport.converters.contract import Budget
+from lvexport.converters.quantization.settings import OBSERVER_NAMES
 from lvexport.jobs import Limits
+from lvexport.making import Report, silent
 from lvexport.models.preprocessing import Preprocessing
 from lvexport.models.provenance import Provenance, Weights
 from lvexport.overrides import NOTHING_SAID, Overrides
-from lvexport.pipeline import Report, silent
-from lvexport.plan import DEFAULT_OPTIMIZE, Plan, cells, known_optimize
+from lvexport.plan import DEFAULT_OPTIMIZE, Plan, cells, known_observer, known_optimize
 from lvexport.source import DEFAULT_IMGSZ, Source, from_provenance, resolve
 
 if TYPE_CHECKING:
@@ -39,6 +42,9 @@ def export(
     samples: int | None = None,
     force: bool = False,
     optimize: str = DEFAULT_OPTIMIZE,
+    calibration: Given = None,
+    observer: str = OBSERVER_NAMES[0],
+    max_drop: float = 1.0,
     timeout: float = Limits.seconds,
     eval_data: str | Path | None = None,
     report: Report = silent,
@@ -50,9 +56,11 @@ def export(
     image. ``to``: targets; ``quantize``: recipes; a string may name several, with commas. ``mean`` and ``std`` (RGB, in
     units of full scale), ``crop_pct``, ``interpolation`` and ``labels`` (the labels, or a file of them) stand in place
     of what is known of the model. ``name``: the bundle's name for a module. ``samples``: how many images the verdict is
-    taken over. ``optimize``: how to rewrite for inference, ``default``, ``tune`` or ``none``. ``timeout``: seconds for
-    each conversion or run. ``eval_data``: labelled pictures to measure accuracy on, as ``data`` for :func:`evaluate`.
-    ``options``: of the targets, such as ``min_ios="16"``.
+    taken over. ``optimize``: how to rewrite for inference, ``default``, ``tune`` or ``none``. ``calibration``: what the
+    ranges of integer activations follow from, a folder of pictures, an .npz, or arrays (n, …) as the model takes them;
+    ``observer``: how, ``mse``, ``min-max``, ``percentile`` or ``entropy``. ``max_drop``: points of accuracy that
+    integers may cost. ``timeout``: seconds for each conversion or run. ``eval_data``: labelled pictures to measure
+    accuracy on, as ``data`` for :func:`evaluate`. ``options``: of the targets, such as ``min_ios="16"``.
     Relative paths are from the working directory.
 
     A failing target does not raise: see ``status``, ``error`` and ``verdict`` of ``bundle.results``, one an artifact.
@@ -65,7 +73,18 @@ def export(
         source = resolve(model, str(weights), num_classes, imgsz, said)
     else:
         source = in_memory(model, imgsz, name, said)
-    plan = Plan(source, chosen, Path(output), samples, force, known_optimize(optimize), limits=Limits(timeout))
+    plan = Plan(
+        source,
+        chosen,
+        Path(output),
+        samples,
+        force,
+        known_optimize(optimize),
+        held(calibration),
+        known_observer(observer),
+        Budget(max_drop / 100),
+        limits=Limits(timeout),
+    )
     if eval_data is None:
         return pipeline.export(plan, report, module)
     asked = evaluation.Request(eval_data, limits=plan.limits)

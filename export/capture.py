@@ -85,6 +85,8 @@ def of_own_code(source: Source) -> Built:
 
 
 def _load_program(path: Path) -> torch.export.ExportedProgram:
+    import torch.ao.quantization.fx._decomposed  # which defines the operations that round
+
     try:
         return torch.export.load(path)
     except Exception as error:  # torch raises of every kind for a damaged archive

@@ -1,7 +1,8 @@
-"""One job in a process of its own: ``python -m lvexport.cell job.json``.
+"""One job in a process of its own: ``python -m lvexport.cell job.json [MODULE…]``.
 
-The answer is written beside the job, as ``answer.json``. Standard input stays open as long as whoever started the
-process lives; when it closes, the process ends, so that nothing is left running behind a killed run.
+The modules are imported ahead, and then the job is waited for, if it is not there yet. The answer is written beside it,
+as ``answer.json``. Standard input stays open as long as whoever started the process lives; when it closes, the process
+ends, so that nothing is left running behind a killed run.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -38,9 +41,12 @@ from lvexport.jobs import (
     Inputs,
     Job,
     ProfileJob,
+    QuantizeJob,
     ReferenceJob,
+    Rounded,
     RunJob,
     RunResult,
+    SimulateJob,
 )
 from lvexport.models.errors import ModelError
 from lvexport.validation.contract import (
@@ -58,6 +64,8 @@ from lvexport.validation.contract import (
 
 # Inputs that are also run with other numerics, one of which takes some ten times as long as the verdict's own.
 BOUND_SAMPLES = 16
+POLL_SECONDS = 0.02
+COVERAGE_SAMPLES = 64  # of the inputs judged with, that are looked at for what calibration did not see
 WARM_UP = 3  # runs that are not timed: caches, lazy initialisation
 
 
@@ -77,6 +85,24 @@ def run_compress(job: CompressJob) -> Any:
     from lvexport.converters.compression import compress_file
 
     compress_file(job.program, job.weights, job.out)
+
+
+def run_quantize(job: QuantizeJob) -> Any:
+    import torch
+
+    from lvexport.converters.quantization.quantize import Calibration, quantize
+    from lvexport.converters.rewrites.apply import rewritten
+    from lvexport.feeding import tensors
+
+    def batches(inputs: Inputs, most: int) -> list[tuple[Any, ...]]:
+        return [tuple(map(torch.from_numpy, arrays)) for arrays in islice(tensors(inputs), most)]
+
+    module, change = rewritten(torch.export.load(job.program), job.rewrites)
+    labels = None if job.labels is None else torch.tensor(job.labels)
+    calibration = Calibration(batches(job.calibration, job.calibration.count), labels)
+    program, integer = quantize(module, calibration, batches(job.evaluated, COVERAGE_SAMPLES), job.settings)
+    torch.export.save(program, job.out)
+    return Rounded(integer, change if job.rewrites else None)
 
 
 def run_convert(job: ConvertJob) -> Any:
@@ -104,6 +130,15 @@ def run_reference(job: ReferenceJob) -> Any:
             "are drawn with."
         )
     return evaluate(model, job.inputs, job.out)
+
+
+def run_simulate(job: SimulateJob) -> Any:
+    import torch
+
+    from lvexport.capture import evaluate
+    from lvexport.converters.activations import simulated
+
+    return evaluate(simulated(torch.export.load(job.program)), job.inputs, job.out)
 
 
 def run_artifact(job: RunJob) -> Any:
@@ -202,8 +237,10 @@ HANDLERS: dict[type, Any] = {
     CaptureJob: run_capture,
     CostJob: run_cost,
     CompressJob: run_compress,
+    QuantizeJob: run_quantize,
     ConvertJob: run_convert,
     ReferenceJob: run_reference,
+    SimulateJob: run_simulate,
     RunJob: run_artifact,
     DescribeJob: run_describe,
     BenchJob: run_bench,
@@ -242,10 +279,23 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def wait_for(job: Path, modules: Iterable[str]) -> None:
+    """Import the modules, then wait until the job is there."""
+    for module in modules:
+        with suppress(Exception):  # the job's own import of it will say what is wrong
+            import_module(module)
+    while not job.exists():
+        time.sleep(POLL_SECONDS)
+
+
 def main(arguments: list[str] | None = None) -> None:
-    (path,) = map(Path, sys.argv[1:] if arguments is None else arguments)
+    name, *modules = sys.argv[1:] if arguments is None else arguments
+    path = Path(name)
+    if modules:
+        end_with_parent()
+        wait_for(path, modules)
     job = JOB.validate_json(path.read_bytes())
-    if not isinstance(job, BenchJob):  # which reads its orders from there
+    if not modules and not isinstance(job, BenchJob):  # which reads its orders from there
         end_with_parent()
     answer = perform(job)
     finished = path.with_name("answer.part")

@@ -116,6 +116,7 @@ def export(
     quantize: Annotated[str, Parameter(group=_WHAT)] = "fp32",
     min_ios: Annotated[str | None, Parameter(group=_WHAT, name="--min-ios")] = None,
     io: Annotated[str | None, Parameter(group=_WHAT)] = None,
+    activations: Annotated[str | None, Parameter(group=_WHAT)] = None,
     selection: Selection = Selection(),
     pictures: Pictures = Pictures(),
     labelling: Labelling = Labelling(),
@@ -123,6 +124,10 @@ def export(
     samples: Annotated[int | None, Parameter(group=_HOW)] = None,
     eval_: Annotated[str | None, Parameter(group=_HOW, name="--eval")] = None,
     optimize: Annotated[str, Parameter(group=_WHAT)] = "default",
+    calib: Annotated[Path | None, Parameter(group=_WHAT)] = None,
+    observer: Annotated[str, Parameter(group=_WHAT)] = "mse",
+    max_drop: Annotated[float, Parameter(group=_WHAT)] = 1.0,
+    int8_io: Annotated[bool, Parameter(group=_WHAT, negative=())] = False,
     force: Annotated[bool, Parameter(group=_HOW, negative=())] = False,
     workers: Annotated[int, Parameter(group=_HOW)] = CORES,
     timeout: Annotated[float, Parameter(group=_HOW)] = 1800.0,
@@ -145,14 +150,24 @@ def export(
     to
         Targets, with commas: coreml, tflite, executorch, onnx, coreai, executorch:coreml.
     quantize
-        Recipes, with commas: fp32, fp16, w8, w4 (lvexport list recipes).
+        Recipes, with commas: fp32, fp16, w8, w4, w8a8, mixed (lvexport list recipes).
     min_ios
         Core ML: oldest iOS that has to load the package, 15 to 18 (17).
     io
         Core ML: tensor, or image for a picture in and a class label out (tensor).
+    activations
+        TFLite in w8: dynamic, layers in integers, or float, their weights alone (dynamic).
     optimize
         Rewrites for inference: default (those that measured fastest for the family), tune (measure here, which takes
         minutes to hours, and keep the result), or none.
+    calib
+        Folder of pictures, or an .npz file, from which the ranges of integer activations follow (images that ship).
+    observer
+        How they follow: mse, min-max, percentile or entropy.
+    max_drop
+        Points of accuracy that integers may cost; mixed leaves as many layers in floating point as that needs.
+    int8_io
+        TFLite with integer activations: take and give 8-bit integers.
     output
         Folder in which the bundle is made.
     samples
@@ -171,20 +186,34 @@ def export(
     """
     from lvexport import evaluation, notices, pipeline
     from lvexport.api import split
+    from lvexport.converters.contract import Budget
     from lvexport.jobs import Limits
-    from lvexport.plan import Plan, cells, known_optimize
+    from lvexport.plan import Plan, cells, known_observer, known_optimize
     from lvexport.render import export_result, progress
     from lvexport.source import resolve
 
-    positive(samples=samples, workers=workers, timeout=timeout, memory=memory)
-    typed = {name: value for name, value in (("min_ios", min_ios), ("io", io)) if value is not None}
+    positive(samples=samples, workers=workers, timeout=timeout, memory=memory, max_drop=max_drop)
+    given = {"min_ios": min_ios, "io": io, "activations": activations, "int8_io": "yes" if int8_io else None}
+    typed = {name: value for name, value in given.items() if value is not None}
     known_word(model)
     chosen = cells(split(to), split(quantize), typed)
     overrides = said(pictures, labelling)
     hear(printing)
     source = resolve(model, selection.weights, selection.num_classes, selection.imgsz, overrides)
     limits = Limits(timeout, int((memory or 0) * 2**30), max(1, CORES // workers))
-    plan = Plan(source, chosen, output, samples, force, known_optimize(optimize), workers, limits)
+    plan = Plan(
+        source,
+        chosen,
+        output,
+        samples,
+        force,
+        known_optimize(optimize),
+        calib,
+        known_observer(observer),
+        Budget(max_drop / 100),
+        workers,
+        limits,
+    )
     asked = None if eval_ is None else evaluation.Request(eval_, workers=workers, limits=limits)
     if asked is not None:
         evaluation.check(source, asked)

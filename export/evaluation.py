@@ -26,9 +26,9 @@ from lvexport.feeding import load_outputs
 from lvexport.files import remove
 from lvexport.jobs import RUN_RESULT, Inputs, Limits, ReferenceJob, RunJob
 from lvexport.labelled import Labelled, Picture, open_data
+from lvexport.making import Report, silent
 from lvexport.manifest import ArtifactInfo, EvaluationInfo, Manifest, Resize
 from lvexport.models.registry import ENTRIES, SHIPPED, families
-from lvexport.pipeline import Report, silent
 from lvexport.processes import Workshop, interruptible
 from lvexport.source import Source, resolve
 from lvexport.validation import sample

@@ -43,21 +43,24 @@ def normalisation(source: Source, specs: Sequence[TensorSpec], grey: bool = Fals
     return Normalisation(p.mean, p.std, p.channels)
 
 
-def prepare(source: Source, specs: Sequence[TensorSpec], count: int, out: Path, grey: bool = False) -> Sample:
+def prepare(
+    source: Source, specs: Sequence[TensorSpec], count: int, out: Path, grey: bool = False, part: str = "test"
+) -> Sample:
     """Real images for a network that takes pictures; seeded numbers, and saying so, for any other.
 
-    ``grey``: as for ``normalisation``.
+    ``grey``: as for ``normalisation``. ``part``: of the shipped images, ``test`` or ``calibration``.
     """
     norm = normalisation(source, specs, grey)
     if norm is None:
-        arrays = sample.synthetic(tuple(specs), count)
+        arrays = sample.synthetic(tuple(specs), count, seed=0 if part == "test" else 1)
         save_file({f"{i:03}": arrays[s.name] for i, s in enumerate(specs)}, out)
         return Sample(Inputs(out, count), None, "synthetic: seeded random numbers")
-    pictures = sample.suited(source.labels, count)
+    pictures = sample.suited(source.labels, count, part)
+    count = len(pictures.pixels)
     p = source.preprocessing
     fitted = sample.fit(pictures.pixels, specs[0].shape[-1], p.interpolation, p.crop_pct)
     colourless = specs[0].shape[1] == 1
     save_file({sample.PICTURES: sample.grey(fitted) if colourless else fitted}, out)
     labels = pictures.labels if source.labels == pictures.classes else None
     drawn = "made grey" if colourless else "dyed"
-    return Sample(Inputs(out, count, norm), labels, f"real images: {pictures.name}, test part, {drawn}")
+    return Sample(Inputs(out, count, norm), labels, f"real images: {pictures.name}, {part} part, {drawn}")

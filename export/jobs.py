@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from lvexport.converters.contract import Captured, Integers, Normalisation, Notes, TensorSpec
+from lvexport.converters.quantization.settings import Integer, Settings
 from lvexport.source import Source
 from lvexport.validation.contract import Description, OpCost, Overflow
 
@@ -48,6 +49,24 @@ class CompressJob:
 
 
 @dataclass(frozen=True)
+class QuantizeJob:
+    """Round the layers of a captured program, rewritten for inference before.
+
+    ``calibration``: the inputs that ranges, and the search, follow from, with their classes where they are known.
+    ``evaluated``: those that the artifact will be judged with.
+    """
+
+    program: Path
+    rewrites: tuple[str, ...]
+    settings: Settings
+    calibration: Inputs
+    labels: tuple[int, ...] | None
+    evaluated: Inputs
+    out: Path
+    kind: Literal["quantize"] = "quantize"
+
+
+@dataclass(frozen=True)
 class ConvertJob:
     target: str
     recipe: str
@@ -67,6 +86,16 @@ class ReferenceJob:
     out: Path
     state_digest: str | None = None
     kind: Literal["reference"] = "reference"
+
+
+@dataclass(frozen=True)
+class SimulateJob:
+    """Run a program with rounded weights over the inputs, with what its layers take rounded to 8 bits as it comes."""
+
+    program: Path
+    inputs: Inputs
+    out: Path
+    kind: Literal["simulate"] = "simulate"
 
 
 @dataclass(frozen=True)
@@ -113,7 +142,27 @@ class ProfileJob:
     kind: Literal["profile"] = "profile"
 
 
-Job = CaptureJob | CostJob | CompressJob | ConvertJob | ReferenceJob | RunJob | DescribeJob | BenchJob | ProfileJob
+Job = (
+    CaptureJob
+    | CostJob
+    | CompressJob
+    | QuantizeJob
+    | ConvertJob
+    | ReferenceJob
+    | SimulateJob
+    | RunJob
+    | DescribeJob
+    | BenchJob
+    | ProfileJob
+)
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """The answer to a QuantizeJob. ``sqnr_db``: what rewriting for inference left of the outputs; None without it."""
+
+    integer: Integer
+    sqnr_db: float | None
 
 
 @dataclass(frozen=True)
@@ -217,6 +266,7 @@ JOB: TypeAdapter[Job] = TypeAdapter(Job)
 ANSWER = TypeAdapter(Answer)
 CAPTURE = TypeAdapter(Capture)
 COUNTED = TypeAdapter(Counted)
+ROUNDED = TypeAdapter(Rounded)
 NOTES = TypeAdapter(Notes)
 DESCRIPTION = TypeAdapter(Description)
 RUN_RESULT = TypeAdapter(RunResult)

@@ -165,10 +165,60 @@ class DelegationInfo(Part):
     outside: dict[str, str]
 
 
+class LossInfo(Part):
+    """What a choice of the search cost over ``samples`` calibration inputs. ``noise``: over the signal, in power."""
+
+    samples: int
+    noise: float
+    drop: float | None
+    retrieval: float
+
+
+class StepInfo(Part):
+    """``kept`` layers in floating point, integers with ``weights`` and ``macs`` of the whole, and what that cost."""
+
+    kept: int
+    weights: float
+    macs: float
+    loss: LossInfo
+
+
+class CalibrationInfo(Part):
+    """What the ranges of activations follow from."""
+
+    inputs: str
+    count: int
+    sha256: str
+    observer: str
+
+
+class QuantizationInfo(Part):
+    """Which part of an artifact integers compute.
+
+    ``weights``, ``macs``: shares of the numbers it holds and of its multiply-accumulates. ``floating``: layers left in
+    floating point → the noise, over the signal, that rounding each alone adds. ``transitions``: tensors that go from
+    floating point to integers, and back. ``equalised``: classes of channels that were scaled. ``exceeded``: tensors
+    that left the range which calibration saw → by which share of it. ``steps``: of the search, ``within`` whether it
+    kept the budget; null where there was none.
+    """
+
+    layers: int
+    weights: float
+    macs: float
+    transitions: tuple[int, int]
+    floating: dict[str, float]
+    equalised: int
+    exceeded: dict[str, float]
+    steps: tuple[StepInfo, ...]
+    within: bool | None
+    calibration: CalibrationInfo
+
+
 class ArtifactInfo(Part):
     """``status``: ``ok`` (verified), ``failed`` (the verdict), ``error`` (no artifact, or it cannot run),
     ``not-run`` (built, but nothing here can run it). ``sha256`` of a folder is over its files, as docs/bundle.md says.
     ``rewrites``: of the program before it was converted, in order; they left ``rewrites_sqnr_db`` of its outputs.
+    ``network``: the rounded network that it was made from, whose outputs the golden vectors have under that name.
     """
 
     target: str
@@ -187,6 +237,8 @@ class ArtifactInfo(Part):
     rewrites: tuple[str, ...] = ()
     rewrites_sqnr_db: float | None = None
     delegation: DelegationInfo | None = None
+    network: str | None = None
+    quantization: QuantizationInfo | None = None
     evaluation: EvaluationInfo | None = None
     key: str | None
 

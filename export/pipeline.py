@@ -4,79 +4,42 @@ from __future__ import annotations
 
 import copy
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lvexport import bundle, files, golden, machine, tuning
+from lvexport import bundle, files, golden, machine
 from lvexport.bundle import Bundle
-from lvexport.compressing import Compressed, compress, compressing
-from lvexport.converters.contract import Captured, Notes, Recipe
-from lvexport.documents import describe_original, same_original
-from lvexport.errors import CellError, LvexportError, NotRunError
+from lvexport.calibration import Calibration, lay_down
+from lvexport.compressing import Compressed, calibrated, compressing, dynamic, simulation
+from lvexport.converters.contract import BUDGET, Budget, Notes, Recipe
+from lvexport.documents import describe_original, same_original, tensor_specs
+from lvexport.errors import LvexportError
 from lvexport.feeding import load_outputs
-from lvexport.inputs import Sample, normalisation, prepare
-from lvexport.jobs import (
-    CAPTURE,
-    NOTES,
-    RUN_RESULT,
-    Capture,
-    CaptureJob,
-    ConvertJob,
-    ReferenceJob,
-    RunJob,
-    RunResult,
+from lvexport.inputs import Sample, prepare
+from lvexport.jobs import CAPTURE, CaptureJob, RunResult
+from lvexport.making import Made, Making, Original, Report, silent
+from lvexport.manifest import (
+    ArtifactInfo,
+    CalibrationInfo,
+    DelegationInfo,
+    GoldenInfo,
+    Manifest,
+    QuantizationInfo,
+    VerdictInfo,
 )
-from lvexport.manifest import ArtifactInfo, DelegationInfo, GoldenInfo, Manifest, VerdictInfo
-from lvexport.plan import DEFAULT_OPTIMIZE, Cell, Plan, key
+from lvexport.plan import Cell, Plan, key
 from lvexport.processes import Workshop, interruptible
+from lvexport.quantizing import network_of
 from lvexport.source import Source
 from lvexport.validation.contract import Array
 from lvexport.validation.labelling import mislabelled
-from lvexport.validation.runtimes.registry import RUNTIMES
-from lvexport.validation.verdict import Interval, Verdict, bounded, judge_all, judge_compressed
+from lvexport.validation.verdict import Interval, Verdict, bounded, eased, judge_all, judge_compressed
 
 if TYPE_CHECKING:
     from torch import nn
-
-Report = Callable[[str, str], None]  # what is being worked on, and how far it is
-
-
-def silent(what: str, state: str) -> None:
-    """Report nothing."""
-
-
-@dataclass(frozen=True)
-class Original:
-    """The captured program, and what it was captured from where that lives in this process alone."""
-
-    capture: Capture
-    program: Path
-    model: nn.Module | None
-
-
-@dataclass(frozen=True)
-class Made:
-    """What became of one cell: an artifact with its measured outputs, or an error.
-
-    ``networks``: what the network with rounded weights answers, where the recipe rounds them.
-    """
-
-    cell: Cell
-    seconds: float = 0.0
-    artifact: Path | None = None
-    notes: Notes | None = None
-    rewrites: tuple[str, ...] = ()
-    run: RunResult | None = None
-    outputs: list[Array] = field(default_factory=list)
-    networks: list[Array] | None = None
-    error: str | None = None
-    log: str = ""
-    not_run: bool = False
 
 
 def export(plan: Plan, report: Report = silent, model: nn.Module | None = None) -> Bundle:
@@ -97,14 +60,23 @@ def export(plan: Plan, report: Report = silent, model: nn.Module | None = None) 
             kept = reusable(final, plan, plan.source.digest)
             if len(kept) == len(plan.cells):
                 return unchanged(final, kept)
-            original = original or obtain(shop, plan.source, report, model)
-            if plan.source.digest is None:  # a user's own code: only the captured program tells what it is
-                plan = replace(plan, source=original.capture.source)
-                kept = reusable(final, plan, original.capture.digest)
-                if len(kept) == len(plan.cells):
-                    return unchanged(final, kept)
             with interruptible(shop):
+                if original is None:
+                    look_ahead(shop, plan, kept)
+                    original = obtain(shop, plan.source, report, model)
+                if plan.source.digest is None:  # a user's own code: only the captured program tells what it is
+                    plan = replace(plan, source=original.capture.source)
+                    kept = reusable(final, plan, original.capture.digest)
+                    if len(kept) == len(plan.cells):
+                        return unchanged(final, kept)
                 return fill(plan, shop, original, work, final, kept, report)
+
+
+def look_ahead(shop: Workshop, plan: Plan, kept: Mapping[Cell, ArtifactInfo]) -> None:
+    """Have the first converters imported while the original is captured, by the workers that this leaves idle."""
+    first = {cell.target: cell.converter.modules for cell in plan.cells if cell not in kept}
+    for target, modules in list(first.items())[: plan.workers - 1]:
+        shop.prepare(target, modules)
 
 
 def unchanged(final: Path, kept: dict[Cell, ArtifactInfo]) -> Bundle:
@@ -172,23 +144,30 @@ def fill(
     logs: dict[str, str] = {}
     # The pool is left last, and waits for its threads; by then their cells must have been stopped.
     with ThreadPoolExecutor(plan.workers) as pool, interruptible(shop):
-        reference = pool.submit(measure_reference, plan, shop, original, sampled, report)
+        wanted = [cell for cell in plan.cells if cell not in kept]
+        calibration = calibrate(plan, original, wanted, shop)
+        making = Making(plan, shop, original, sampled, calibration, simulated(plan, manifest), work, report)
+        reference = pool.submit(making.reference_over_sample)
         networks = {
-            recipe: pool.submit(round_weights, shop, original, recipe, sampled, report)
-            for recipe in compressing([*(c.recipe for c in plan.cells), *(a.recipe for a in manifest.artifacts)])
+            name: pool.submit(making.rounded, cell) for name, cell in rounded_networks(plan, wanted, manifest).items()
         }
         pending: set[Future[Made]] = {
-            pool.submit(make, shop, cell, original, networks.get(cell.recipe), sampled, plan, work, report)
-            for cell in plan.cells
-            if cell not in kept
+            pool.submit(making.make, cell, networks.get(network_of(plan, cell) or "")) for cell in wanted
         }
         references = reference.result()
-        rounded = {recipe: done.result().references for recipe, done in networks.items() if not done.exception()}
+        rounded = kept_networks(final, manifest)
+        for done in networks.values():
+            if not done.exception():
+                rounded |= answers(done.result())
         manifest, new = add_golden(plan, manifest, original, sampled, references, rounded, work)
         while pending:
             finished, pending = wait(pending, return_when=FIRST_COMPLETED)
             for made in (future.result() for future in finished):
-                info = finish(made, plan, original, sampled, references)
+                if made.network is not None and made.network.name not in rounded:
+                    rounded |= answers(made.network)
+                    manifest, again = add_golden(plan, manifest, original, sampled, references, rounded, work)
+                    new |= again
+                info = finish(made, plan, original, sampled, references, calibration)
                 report(made.cell.label, info.status)
                 results[made.cell] = info
                 if made.log:
@@ -201,95 +180,53 @@ def fill(
     return Bundle(final, manifest, ordered, logs)
 
 
-def measure_reference(plan: Plan, shop: Workshop, original: Original, sampled: Sample, report: Report) -> list[Array]:
-    """The original's own outputs over the sample."""
-    report("original", "running")
-    out = shop.folder / "reference.safetensors"
-    if original.model is None:
-        capture = original.capture
-        shop.do(ReferenceJob(capture.source, sampled.inputs, out, capture.state_digest))
-    else:
-        from lvexport.capture import evaluate
-
-        evaluate(original.model, sampled.inputs, out)
-    report("original", "done")
-    return load_outputs(out)
-
-
-def round_weights(shop: Workshop, original: Original, recipe: str, sampled: Sample, report: Report) -> Compressed:
-    """The original with rounded weights, and its outputs over the sample."""
-    report(f"{recipe} weights", "running")
-    made = compress(shop, original.capture.source, original.program, recipe, sampled)
-    report(f"{recipe} weights", "done")
-    return made
-
-
-def make(
-    shop: Workshop,
-    cell: Cell,
-    original: Original,
-    network: Future[Compressed] | None,
-    sampled: Sample,
-    plan: Plan,
-    work: Path,
-    report: Report,
-) -> Made:
-    """Convert and run one cell; ``network`` is the original with the weights that its recipe rounds."""
-    try:
-        program = original.program if network is None else network.result().program
-    except LvexportError as error:
-        return failure(cell, "rounding the weights", error, 0.0)
-    report(cell.label, "converting")
-    artifact = work / cell.file_name(plan.source.bundle_name)
+def calibrate(plan: Plan, original: Original, cells: Sequence[Cell], shop: Workshop) -> Calibration | None:
+    """The inputs that activations are quantized with, where a cell asks for that."""
+    if not any(calibrated(cell.recipe) for cell in cells):
+        return None
     capture = original.capture
-    norm = normalisation(capture.source, capture.inputs)
-    captured = Captured(program, capture.inputs, capture.outputs, norm, capture.source.labels)
-    start = time.monotonic()
-    try:
-        rewrites = plan.rewrites(cell)
-        if plan.optimize == "tune":
-            rewrites = tuning.tune(shop, cell, captured, capture.digest, partial(report, cell.label)).rewrites
-        notes, rewrites = convert(shop, cell, captured, artifact, rewrites, plan.optimize)
-    except LvexportError as error:
-        return failure(cell, "converting", error, time.monotonic() - start)
-    seconds = time.monotonic() - start
-    available = RUNTIMES[cell.target].available()
-    if not available.here:
-        return Made(cell, seconds, artifact, notes, rewrites, error=available.reason, not_run=True)
-    report(cell.label, "running")
-    out = shop.folder / f"{artifact.name}.outputs"
-    try:
-        run = RUN_RESULT.validate_python(shop.do(RunJob(cell.target, artifact, sampled.inputs, out)))
-        rounded = None if network is None else network.result().references
-        return Made(cell, seconds, artifact, notes, rewrites, run, load_outputs(out), rounded)
-    except NotRunError as error:
-        return Made(cell, seconds, artifact, notes, rewrites, error=str(error), not_run=True)
-    except LvexportError as error:
-        return failure(cell, "running", error, seconds)
+    return lay_down(capture.source, capture.inputs, plan.calibration, shop.folder / "calibration.safetensors")
 
 
-def convert(
-    shop: Workshop, cell: Cell, captured: Captured, artifact: Path, rewrites: tuple[str, ...], optimize: str
-) -> tuple[Notes, tuple[str, ...]]:
-    """Convert the program, rewritten; where nobody asked for that and it fails, as it is. Notes and rewrites done."""
-    job = ConvertJob(cell.target, cell.recipe, dict(cell.options), captured, artifact, rewrites)
-    try:
-        return NOTES.validate_python(shop.do(job)), rewrites
-    except CellError as error:
-        if not rewrites or optimize != DEFAULT_OPTIMIZE or shop.stop.is_set():
-            raise
-        files.remove(artifact)
-        notes: Notes = NOTES.validate_python(shop.do(replace(job, rewrites=())))
-        remark = f"converted as it was captured, since converting it rewritten for inference failed: {error}"
-        return replace(notes, remarks=(*notes.remarks, remark)), ()
+def simulated(plan: Plan, manifest: Manifest) -> frozenset[str]:
+    """The recipes of which an artifact rounds activations as they come."""
+    both = [(c.target, c.recipe, dict(c.options)) for c in plan.cells]
+    both += [(a.target, a.recipe, a.options) for a in manifest.artifacts]
+    return frozenset(recipe for target, recipe, options in both if dynamic(target, recipe, options))
 
 
-def failure(cell: Cell, stage: str, error: LvexportError, seconds: float) -> Made:
-    log = error.log if isinstance(error, CellError) else ""
-    return Made(cell, seconds, error=f"{stage} failed: {error}", log=log)
+def answers(network: Compressed) -> dict[str, Sequence[Array]]:
+    """What a rounded network answers, under the names that golden vectors have it by."""
+    more = {} if network.dynamic is None else {simulation(network.name): network.dynamic}
+    return {network.name: network.references, **more}
 
 
-def finish(made: Made, plan: Plan, original: Original, sampled: Sample, references: list[Array]) -> ArtifactInfo:
+def rounded_networks(plan: Plan, wanted: Sequence[Cell], manifest: Manifest) -> dict[str, Cell]:
+    """The networks with roundings that are needed, by name, each with a cell that is made from it.
+
+    Also those of artifacts that are there already and only whose weights are rounded: they are in the golden vectors.
+    """
+    found = {name: cell for cell in wanted if (name := network_of(plan, cell)) is not None}
+    present = compressing(a.recipe for a in manifest.artifacts)
+    return {recipe: Cell("coreml", recipe, ()) for recipe in present} | found
+
+
+def kept_networks(final: Path, manifest: Manifest) -> dict[str, Sequence[Array]]:
+    """What the golden vectors of the bundle have of rounded networks that artifacts in it were made from."""
+    path, names = final / bundle.GOLDEN, [a.network for a in manifest.artifacts if a.network]
+    if not names or manifest.golden is None or not intact(path, manifest.golden.sha256):
+        return {}
+    return dict(golden.networks(path, tensor_specs(manifest.outputs), names))
+
+
+def finish(
+    made: Made,
+    plan: Plan,
+    original: Original,
+    sampled: Sample,
+    references: list[Array],
+    calibration: Calibration | None,
+) -> ArtifactInfo:
     """The manifest's row for a cell, with its verdict."""
     cell = made.cell
     info = ArtifactInfo(
@@ -309,6 +246,8 @@ def finish(made: Made, plan: Plan, original: Original, sampled: Sample, referenc
         rewrites=made.rewrites,
         rewrites_sqnr_db=made.notes.sqnr_db if made.notes else None,
         delegation=delegation(made.notes),
+        network=None if made.network is None else made.network.name,
+        quantization=quantization(made, plan, calibration),
         key=key(plan, cell, plan.source.digest or original.capture.digest),
     )
     if made.run is None:
@@ -316,11 +255,21 @@ def finish(made: Made, plan: Plan, original: Original, sampled: Sample, referenc
     recipe = cell.converter.recipes[cell.recipe]
     try:
         depth = original.capture.depth
-        verdict = judge_run(references, made.outputs, made.run, sampled.labels, recipe, depth, made.networks)
+        verdict = judge_run(
+            references, made.outputs, made.run, sampled.labels, recipe, depth, rounded_of(made), plan.budget
+        )
     except ValueError as error:
         return info.model_copy(update={"error": str(error)})
     wrong = mislabelled(original.capture.source.labels, made.run.labels)
     return info.model_copy(update=judgement(verdict, wrong, sampled.origin))
+
+
+def rounded_of(made: Made) -> Roundings | None:
+    """What the rounded network that a cell was made from answers."""
+    if made.network is None:
+        return None
+    as_they_come = dynamic(made.cell.target, made.cell.recipe, dict(made.cell.options))
+    return Roundings(made.network.references, made.network.dynamic if as_they_come else None)
 
 
 def delegation(notes: Notes | None) -> DelegationInfo | None:
@@ -330,6 +279,27 @@ def delegation(notes: Notes | None) -> DelegationInfo | None:
     return DelegationInfo(**asdict(notes.delegation))
 
 
+def quantization(made: Made, plan: Plan, calibration: Calibration | None) -> QuantizationInfo | None:
+    """Which part of an artifact integers compute, and what their ranges follow from, for the manifest."""
+    if calibration is None or made.network is None or made.network.integer is None:
+        return None
+    inputs = CalibrationInfo(
+        inputs=calibration.origin, count=calibration.inputs.count, sha256=calibration.sha256, observer=plan.observer
+    )
+    return QuantizationInfo(**asdict(made.network.integer), calibration=inputs)
+
+
+@dataclass(frozen=True)
+class Roundings:
+    """What PyTorch answers with the roundings of a recipe.
+
+    ``simulated``: with activations rounded as they come as well, for an artifact that does that.
+    """
+
+    networks: Sequence[Array]
+    simulated: Sequence[Array] | None = None
+
+
 def judge_run(
     references: Sequence[Array],
     outputs: Sequence[Array],
@@ -337,20 +307,20 @@ def judge_run(
     labels: Array | None,
     recipe: Recipe,
     depth: int,
-    networks: Sequence[Array] | None = None,
+    rounded: Roundings | None = None,
+    budget: Budget = BUDGET,
 ) -> Verdict:
-    """The verdict on a run, with the interval where the artifact leaves open how it is computed.
-
-    ``networks``: what the network with rounded weights answers, for a recipe that rounds them.
-    """
+    """The verdict on a run, with the interval where the artifact leaves open how it is computed."""
     verdict = judge_all(references, outputs, run.outputs, labels, recipe, run.runtime, depth)
-    if networks is not None:
-        faithful = judge_all(networks, outputs, run.outputs, None, recipe, run.runtime, depth)
-        verdict = judge_compressed(verdict, faithful, references, networks, run.outputs)
+    if rounded is not None:
+        faithful = judge_all(rounded.networks, outputs, run.outputs, None, recipe, run.runtime, depth)
+        if rounded.simulated is not None:
+            faithful = eased(faithful, rounded.networks, rounded.simulated, run.outputs)
+        verdict = judge_compressed(verdict, faithful, references, rounded.networks, run.outputs, recipe, budget)
     if not run.bounds:
         return verdict
     samples = run.bounds[0].samples
-    first = [reference[:samples] for reference in (references if networks is None else networks)]
+    first = [reference[:samples] for reference in (references if rounded is None else rounded.networks)]
     found = {b.numerics: judge_all(first, load_outputs(b.out), run.outputs, None, recipe, "") for b in run.bounds}
     overflow = next((b.overflow for b in run.bounds if b.overflow is not None), None)
     return bounded(verdict, Interval(samples, {name: one.sqnr_db for name, one in found.items()}, overflow))

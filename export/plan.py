@@ -7,15 +7,17 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import lvexport
-from lvexport import machine
-from lvexport.converters.contract import Choice, Converter, Recipe
+from lvexport import calibration, machine
+from lvexport.calibration import Given
+from lvexport.converters.contract import BUDGET, Budget, Choice, Converter, Recipe
+from lvexport.converters.quantization.settings import OBSERVER_NAMES
 from lvexport.converters.recipes import ALIASES as RECIPE_ALIASES
-from lvexport.converters.recipes import RECIPES
+from lvexport.converters.recipes import FP32, RECIPES
 from lvexport.converters.registry import ALIASES, CONVERTERS
 from lvexport.converters.rewrites.defaults import default
 from lvexport.errors import UnknownName, UsageError
@@ -69,12 +71,29 @@ class Plan:
     samples: int | None = None
     force: bool = False
     optimize: str = DEFAULT_OPTIMIZE
+    calibration: Given = None
+    observer: str = OBSERVER_NAMES[0]
+    budget: Budget = BUDGET
     workers: int = os.cpu_count() or 1
     limits: Limits = Limits()
 
     def rewrites(self, cell: Cell) -> tuple[str, ...]:
-        """What the table says for a cell; nothing where no table is asked for."""
-        return default(cell.target, cell.recipe, self.source.family) if self.optimize == "default" else ()
+        """What the table says for a cell; nothing where no table is asked for.
+
+        Programs in which integers compute layers are the same for all targets.
+        """
+        if self.optimize != "default":
+            return ()
+        recipe = cell.converter.recipes[cell.recipe]
+        if recipe.activations is not None:
+            alike = "fp16" if recipe.significand_bits < FP32.significand_bits else "fp32"
+            return default("executorch", alike, self.source.family)
+        return default(cell.target, cell.recipe, self.source.family)
+
+    @cached_property
+    def calibration_digest(self) -> str:
+        """What tells the calibration inputs from others."""
+        return calibration.digest(self.calibration)
 
     def count(self, imgsz: int) -> int:
         """How many inputs the verdict is taken over."""
@@ -105,6 +124,13 @@ def known_optimize(name: str) -> str:
     """The name of a way to rewrite. Raises UnknownName."""
     if name not in OPTIMIZE:
         raise UnknownName("way to optimize", name, OPTIMIZE)
+    return name
+
+
+def known_observer(name: str) -> str:
+    """The name of a way to choose ranges. Raises UnknownName."""
+    if name not in OBSERVER_NAMES:
+        raise UnknownName("observer", name, OBSERVER_NAMES)
     return name
 
 
@@ -193,6 +219,7 @@ ROOMS = (
     "",
     "models",
     "converters",
+    "converters.quantization",
     "converters.rewrites",
     "validation",
     "validation.runtimes",
@@ -227,4 +254,6 @@ def key(plan: Plan, cell: Cell, source_digest: str) -> str:
         "tools": tools([cell]),
         "sample": [sample.digest(), plan.samples],
     }
+    if RECIPES[cell.recipe].activations is not None:
+        parts["quantization"] = [plan.calibration_digest, plan.observer, asdict(plan.budget)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

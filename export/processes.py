@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +19,11 @@ import psutil
 from pydantic import ValidationError
 
 from lvexport.errors import CellError, NotRunError, UsageError
-from lvexport.jobs import ANSWER, JOB, Answer, Job, Limits
+from lvexport.jobs import ANSWER, JOB, Answer, ConvertJob, Job, Limits
 
 POLL_SECONDS = 0.1
 MEMORY_SHARE = 0.8  # of the machine's, where no limit was given
+LOG = "log.txt"  # what a cell printed, in its folder
 LOG_TAIL = 20_000  # bytes of a failed cell's log that are kept
 
 
@@ -39,36 +40,72 @@ class Stop:
         return self._event.is_set()
 
 
+@dataclass(frozen=True)
+class Started:
+    """A cell's process, which waits for its job where that is not written yet."""
+
+    folder: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def log(self) -> Path:
+        return self.folder / LOG
+
+
 @dataclass
 class Workshop:
-    """Starts cells, each in a numbered folder of its own."""
+    """Starts cells, each in a numbered folder of its own.
+
+    ``ahead``: by target, processes that import its converter while there is nothing to convert yet.
+    """
 
     folder: Path
     limits: Limits
     stop: Stop = field(default_factory=Stop)
     numbers: Iterator[int] = field(default_factory=itertools.count)
+    ahead: dict[str, Started] = field(default_factory=dict)
 
     def do(self, job: Job) -> Any:
         """Perform a job and return its result, as plain JSON."""
-        return run_job(job, self.folder / f"cell-{next(self.numbers):03}", self.limits, self.stop)
+        waiting = self.ahead.pop(job.target, None) if isinstance(job, ConvertJob) else None
+        return run_job(job, waiting or start(self._next_folder(), self.limits), self.limits, self.stop)
+
+    def prepare(self, target: str, modules: Sequence[str]) -> None:
+        """Start the process of the next conversion for a target, which imports these modules meanwhile."""
+        self.ahead[target] = start(self._next_folder(), self.limits, modules)
+
+    def close(self) -> None:
+        """End the processes that have been given nothing to do."""
+        while self.ahead:
+            kill(self.ahead.popitem()[1].process)
+
+    def _next_folder(self) -> Path:
+        return self.folder / f"cell-{next(self.numbers):03}"
 
 
 @contextmanager
 def interruptible(shop: Workshop) -> Iterator[None]:
-    """End all running cells when this block is left early."""
+    """End all running cells when this block is left early, and those that still wait when it is left at all."""
     try:
         yield
     except BaseException:
         shop.stop.set()
         raise
+    finally:
+        shop.close()
 
 
-def command(folder: Path, job: Job) -> list[str]:
-    """Write the job into the folder; the command line that performs it."""
+def command(folder: Path, modules: Sequence[str] = ()) -> list[str]:
+    """Make the folder; the command line that performs the job which is or will be written there."""
     folder.mkdir(parents=True)
-    path = folder / "job.json"
-    path.write_bytes(JOB.dump_json(job))
-    return [sys.executable, "-m", "lvexport.cell", str(path)]
+    return [sys.executable, "-m", "lvexport.cell", str(folder / "job.json"), *modules]
+
+
+def write_job(folder: Path, job: Job) -> None:
+    """Write a job in one step, for its process may be waiting for it already."""
+    part = folder / "job.part"
+    part.write_bytes(JOB.dump_json(job))
+    part.replace(folder / "job.json")
 
 
 def environment(limits: Limits) -> dict[str, str]:
@@ -86,15 +123,10 @@ def environment(limits: Limits) -> dict[str, str]:
     }
 
 
-def run_job(job: Job, folder: Path, limits: Limits, stop: Stop) -> Any:
-    """Perform a job in a process of its own and return its result.
-
-    Raises CellError where the process failed, crashed or overstepped a limit, and UsageError where the request was
-    at fault.
-    """
-    line = command(folder, job)
-    log = folder / "log.txt"
-    with log.open("wb") as output:
+def start(folder: Path, limits: Limits, modules: Sequence[str] = ()) -> Started:
+    """Start a cell's process, which first imports the modules and then waits for its job."""
+    line = command(folder, modules)
+    with (folder / LOG).open("wb") as output:
         process = subprocess.Popen(
             line,
             stdin=subprocess.PIPE,
@@ -103,13 +135,23 @@ def run_job(job: Job, folder: Path, limits: Limits, stop: Stop) -> Any:
             env=environment(limits),
             start_new_session=True,  # Ctrl-C in the terminal reaches only us; we then end the cells in order
         )
-        try:
-            watch(process, limits, stop)
-        except CellError as error:
-            raise CellError(str(error), tail(log)) from None
-        finally:
-            kill(process)
-    return read_answer(folder, process.returncode, log)
+    return Started(folder, process)
+
+
+def run_job(job: Job, started: Started, limits: Limits, stop: Stop) -> Any:
+    """Perform a job in a process of its own and return its result.
+
+    Raises CellError where the process failed, crashed or overstepped a limit, and UsageError where the request was
+    at fault.
+    """
+    try:
+        write_job(started.folder, job)
+        watch(started.process, limits, stop)
+    except CellError as error:
+        raise CellError(str(error), tail(started.log)) from None
+    finally:
+        kill(started.process)
+    return read_answer(started.folder, started.process.returncode, started.log)
 
 
 def watch(process: subprocess.Popen[bytes], limits: Limits, stop: Stop) -> None:

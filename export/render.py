@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from lvexport.bundle import Bundle
     from lvexport.doctor import Health
     from lvexport.informing import Info
+    from lvexport.making import Report
     from lvexport.manifest import ArtifactInfo, CompressionInfo, OverflowInfo, VerdictInfo
-    from lvexport.pipeline import Report
     from lvexport.profiling import Profiled
     from lvexport.training.loop import Step
     from lvexport.training.run import Outcome

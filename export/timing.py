@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lvexport.errors import CellError
 from lvexport.jobs import BenchJob, Limits
-from lvexport.processes import command, environment, kill, read_answer
+from lvexport.processes import LOG, command, environment, kill, read_answer, write_job
 
 
 class Contestant:
@@ -21,8 +21,9 @@ class Contestant:
         self.artifact = artifact
         self.folder = folder
         job = BenchJob(target, artifact, threads)
-        line = command(folder, job)
-        self.log = folder / "log.txt"
+        line = command(folder)
+        write_job(folder, job)
+        self.log = folder / LOG
         self.process = subprocess.Popen(
             line,
             stdin=subprocess.PIPE,

@@ -1,7 +1,7 @@
 """Which rewrites make an artifact fastest, by making and timing it with each.
 
-The search starts from none or all of the rewrites, whichever is faster, and changes one at a time for as long as that
-helps; then two at a time; then the order. What it finds is kept with the program, the runtime and the processor that
+The search starts from none or all of the rewrites, whichever is faster, and changes those that help for as long as any
+does; then two at a time; then the order. What it finds is kept with the program, the runtime and the processor that
 it was measured on.
 """
 
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -25,10 +26,10 @@ from lvexport.converters.contract import Captured
 from lvexport.converters.recipes import FP32, RECIPES
 from lvexport.converters.rewrites.registry import REWRITES
 from lvexport.errors import CellError, LvexportError
-from lvexport.jobs import DESCRIPTION, ConvertJob, DescribeJob
+from lvexport.jobs import DESCRIPTION, ConvertJob, DescribeJob, Job
 from lvexport.models.hub import cache_root
 from lvexport.plan import Cell, code_digest, measured_here
-from lvexport.processes import Workshop
+from lvexport.processes import Stop, Workshop
 from lvexport.timing import times
 
 Names = tuple[str, ...]
@@ -62,6 +63,16 @@ class Tuned:
 
 
 TUNED = TypeAdapter(Tuned)
+
+
+class Maker(Protocol):
+    """What performs a search's jobs, such as a Workshop. ``do`` raises LvexportError where one fails."""
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def stop(self) -> Stop: ...
+    def do(self, job: Job) -> Any: ...
 
 
 def tune(shop: Workshop, cell: Cell, captured: Captured, digest: str, say: Say) -> Tuned:
@@ -104,12 +115,18 @@ def allowed(cell: Cell) -> Names:
 
 @dataclass
 class Search:
-    """One search, with what it has made so far: the artifact of each sequence, None where it could not be made."""
+    """One search, with what it has made so far: the artifact of each sequence, None where it could not be made.
 
-    shop: Workshop
+    ``starts``: sequences that it may start from, besides none and all. ``rounds``: of single changes, so many at most;
+    None: until none helps, and then two at a time, and the order.
+    """
+
+    shop: Maker
     cell: Cell
     captured: Captured
     say: Say
+    starts: tuple[Names, ...] = ()
+    rounds: int | None = None
     artifacts: dict[Names, Path | None] = field(default_factory=dict)
     digests: dict[Names, str] = field(default_factory=dict)
 
@@ -117,17 +134,13 @@ class Search:
         names = allowed(self.cell)
         if self.make(()) is None:
             raise CellError("it cannot be made without rewrites either")
-        best = self.better((), [names]) or ()
-        while True:
-            following = (
-                self.better(best, toggled(best, names, 1))
-                or self.better(best, toggled(best, self.telling(best, names), 2))
-                or self.better(best, swapped(best))
-            )
+        best = self.better((), dict.fromkeys([names, *self.starts])) or ()
+        for _ in itertools.count() if self.rounds is None else range(self.rounds):
+            following = self.following(best, names)
             if following is None:
                 break
             best = following
-        best = self.bare(best)
+        best = self.bare(best) if self.rounds != 0 else best
         ratios = self.ratios([(), best])[1] if best else [1.0]
         if statistics.median(ratios) > 1:
             best, ratios = (), [1.0]
@@ -135,6 +148,24 @@ class Search:
         return Tuned(
             best, statistics.median(ratios), (min(ratios), max(ratios)), len(self.artifacts), runtime, processor
         )
+
+    def following(self, best: Names, names: Names) -> Names | None:
+        """A sequence that is faster than the best so far, None where none is found."""
+        single = self.changed(best, names)
+        if single is not None or self.rounds is not None:
+            return single
+        return self.better(best, toggled(best, self.telling(best, names), 2)) or self.better(best, swapped(best))
+
+    def changed(self, best: Names, names: Names) -> Names | None:
+        """The best with the one change that helps most, or with all that help, whichever is faster."""
+        gains = self.gains(best, toggled(best, names, 1))
+        if not gains:
+            return None
+        together = best
+        for sequence in gains:
+            together = _toggle(together, tuple(set(sequence) ^ set(best)))
+        first = min(gains, key=gains.__getitem__)
+        return self.better(first, [together]) or first
 
     def make(self, sequence: Names) -> Path | None:
         """The artifact after these rewrites."""
@@ -157,12 +188,16 @@ class Search:
 
     def better(self, best: Names, candidates: Iterable[Names]) -> Names | None:
         """The fastest of the candidates, if it gains on the best so far."""
+        gains = self.gains(best, candidates)
+        return min(gains, key=gains.__getitem__) if gains else None
+
+    def gains(self, best: Names, candidates: Iterable[Names]) -> dict[Names, float]:
+        """Those candidates that gain on the best so far, with their cost over its."""
         fresh = self.distinct(best, candidates)
         if not fresh:
-            return None
+            return {}
         measured = [statistics.median(r) for r in self.ratios([best, *fresh])[1:]]
-        ratio = min(measured)
-        return fresh[measured.index(ratio)] if ratio < GAIN else None
+        return {sequence: ratio for sequence, ratio in zip(fresh, measured, strict=True) if ratio < GAIN}
 
     def distinct(self, best: Names, candidates: Iterable[Names]) -> list[Names]:
         """Those candidates that can be made and make something else than each other and the best so far."""
@@ -190,14 +225,14 @@ class Search:
                 best = without
         return best
 
-    def ratios(self, sequences: Sequence[Names]) -> list[list[float]]:
+    def ratios(self, sequences: Sequence[Names], rounds: int = ROUNDS) -> list[list[float]]:
         """Each one's cost over the first one's, round by round."""
         made = [path for s in sequences if (path := self.artifacts[s]) is not None]
         if self.cell.target in COUNTED:
             costs = [self.operators(path) for path in made]
             return [[cost / costs[0]] for cost in costs]
         with _timing:
-            measured = times([(self.cell.target, path) for path in made], THREADS, ROUNDS, RUNS)
+            measured = times([(self.cell.target, path) for path in made], THREADS, rounds, RUNS)
         return [
             [statistics.median(turn[i]) / statistics.median(turn[0]) for turn in measured] for i in range(len(made))
         ]

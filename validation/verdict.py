@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lvexport.converters.contract import Recipe, TensorSpec
+from lvexport.converters.contract import BUDGET, Budget, Recipe, TensorSpec
 from lvexport.validation import metrics
 from lvexport.validation.contract import JUDGED, PICTURE, PROBABILITIES, Array, Overflow
 
@@ -22,6 +22,8 @@ DEPTH = 2**7
 WHOLE = 0.4
 TERMS = 2**11
 SINGLE_BITS = 24
+# What it costs to make the same roundings twice, independently: twice the power of their noise.
+AGAIN = 10 * math.log10(2)
 
 
 def threshold_db(recipe: Recipe, depth: int = DEPTH) -> float:
@@ -44,18 +46,6 @@ class Interval:
     samples: int
     sqnr_db: Mapping[str, float]
     overflow: Overflow | None
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What rounding weights to integers may cost.
-
-    ``drop``: of accuracy, as a share of all inputs, where their classes are known. ``retrieval``: the agreement that is
-    left at least.
-    """
-
-    drop: float = 0.01
-    retrieval: float = 0.95
 
 
 @dataclass(frozen=True)
@@ -182,13 +172,34 @@ def lowered(threshold: float, reference: Array, floor: float) -> float:
     return float(-10 * math.log10(10 ** (-threshold / 10) + floor / signal))
 
 
+def eased(
+    faithful: Verdict, networks: Sequence[Array], simulated: Sequence[Array], outputs: Sequence[TensorSpec]
+) -> Verdict:
+    """The comparison with the network with rounded weights, for an artifact that rounds activations as they come.
+
+    It may be as far from that network as PyTorch is that rounds them, and :data:`AGAIN` further: a difference in the
+    last place of a number turns it to another whole number here and there, so that the two do not stay near each other.
+
+    Args:
+        faithful: the comparison, with the threshold of the arithmetic alone.
+        networks: what PyTorch answers with rounded weights.
+        simulated: and with activations rounded too.
+        outputs: the artifact's.
+    """
+    pairs = zip(networks, simulated, outputs, strict=True)
+    found = min(metrics.sqnr_db(in_kind(n, spec), in_kind(s, spec)) for n, s, spec in pairs)
+    threshold = min(faithful.threshold_db, found - AGAIN)
+    return replace(faithful, threshold_db=threshold, passed=faithful.sqnr_db >= threshold)
+
+
 def judge_compressed(
     losses: Verdict,
     faithful: Verdict,
     references: Sequence[Array],
     networks: Sequence[Array],
     outputs: Sequence[TensorSpec],
-    budget: Budget = Budget(),
+    recipe: Recipe,
+    budget: Budget = BUDGET,
 ) -> Verdict:
     """The verdict on an artifact with integer weights: whether it computes what it should, and what that costs.
 
@@ -196,18 +207,22 @@ def judge_compressed(
         losses: of the artifact, beside the original.
         faithful: of the artifact, beside the network with the same rounded weights.
         references: the original's outputs.
-        networks: those of the network with rounded weights.
+        networks: those of the network with the same roundings.
         outputs: the artifact's.
+        recipe: where it rounds activations as well, a number that falls on the other side of a rounding, for sums are
+            computed in another order, is as far off as rounding itself: the artifact may be as far from the rounded
+            network as that is from the original.
         budget: what rounding may cost.
     """
     pairs = zip(references, networks, outputs, strict=True)
     network = min(metrics.sqnr_db(in_kind(r, spec), in_kind(n, spec)) for r, n, spec in pairs)
     kept = within(losses, budget)
-    found = Compression(faithful.sqnr_db, faithful.threshold_db, network, budget.drop, budget.retrieval, kept)
+    threshold = faithful.threshold_db if recipe.activations is None else min(faithful.threshold_db, network)
+    found = Compression(faithful.sqnr_db, threshold, network, budget.drop, budget.retrieval, kept)
     return replace(
         losses,
         passed=found.faithful and kept,
-        threshold_db=least_db(network, faithful.threshold_db),
+        threshold_db=least_db(network, threshold),
         compression=found,
     )
 

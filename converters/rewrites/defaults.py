@@ -13,7 +13,10 @@ OTHERS = "others"  # the row of networks that are of none of the families
 
 @cache
 def table() -> dict[str, Any]:
-    """``rewrites``: target → recipe → family → names, in order; ``measured``: what that brought, target by target."""
+    """``rewrites``: target → recipe → family → names, in order; ``measured``: what that brought, in the same places.
+
+    ``by hand``: of targets with rows that were chosen without the tuner, what these brought.
+    """
     found: dict[str, Any] = json.loads(TABLE.read_text())
     return found
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lvexport import pipeline
+from lvexport import making
 from lvexport.bundle import Bundle
 from lvexport.converters.contract import Captured
 from lvexport.converters.rewrites.defaults import default
@@ -44,12 +44,12 @@ def test_the_manifest_says_what_was_rewritten_and_delegated(bundle: Bundle) -> N
 
 def test_a_rewrite_that_fails_costs_speed_and_no_artifact(shop: Workshop, captured: Captured) -> None:
     out = shop.folder / "model.onnx"
-    notes, rewrites = pipeline.convert(shop, ONNX, captured, out, ("nonsense",), "default")
+    notes, rewrites = making.convert(shop, ONNX, captured, out, ("nonsense",), "default")
     assert out.exists()
     assert rewrites == ()
     assert "as it was captured" in notes.remarks[-1]
     with pytest.raises(CellError, match="nonsense"):
-        pipeline.convert(shop, ONNX, captured, out, ("nonsense",), "tune")
+        making.convert(shop, ONNX, captured, out, ("nonsense",), "tune")
 
 
 def test_an_unknown_way_to_optimize_is_a_usage_error(lvexport: Run) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from lvexport.models.registry import ENTRIES
 from tools.bench import __main__ as bench
-from tools.bench import page, roofs
+from tools.bench import cold, page, roofs
 
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENT = {
     "machine": "a machine",
+    "runtimes": {"executorch": "ExecuTorch 0"},
     "roofs": {"gflops": {"A": 100.0, "B": 200.0}, "bandwidth": 20.0},
     "networks": {
         "net": {
@@ -27,10 +30,26 @@ DOCUMENT = {
                     "ratio": 0.5,
                     "spread": [0.4, 0.6],
                     "delegation": {"calls": 1, "outside": {}},
+                    "minimal": {"bytes": 5_100_000, "operators": 90},
+                    "ours": {"bytes": 5_000_000, "operators": 1},
                 },
                 "onnx fp16": {"error": "the minimal script fails"},
             },
         }
+    },
+    "cold": {
+        "cores": 2,
+        **{
+            name: {
+                "targets": targets,
+                "scripts": {"wall": 20.0, "processor": 19.0},
+                "alone": {"wall": 10.0, "processor": 15.0},
+                "ours": {"wall": 30.0, "processor": 50.0},
+                "alone_ratio": {"ratio": 0.5, "spread": [0.4, 0.6]},
+                "ours_ratio": {"ratio": 1.5, "spread": [1.4, 1.6]},
+            }
+            for name, targets in (("one", ["tflite"]), ("four", ["coreml", "tflite"]))
+        },
     },
 }
 
@@ -38,8 +57,31 @@ DOCUMENT = {
 def test_the_page_has_ratios_roofs_and_failures() -> None:
     written = page.text(DOCUMENT)
     # 2 GFLOP in 20 ms are 100 GFLOP/s, half of the faster library's 200.
-    assert "| `net` | 64 | 1.00 | 50 | executorch | fp32 | 20.00 | 0.50 (0.40–0.60) | 50% | 1 |" in written
+    assert "| `net` | 64 | 1.00 | 50 | executorch | fp32 | 20.00 | 0.50 (0.40–0.60) | 50% | 1 | 90 → 1 |" in written
+    assert "| 5.1 → 5.0 |" in written
     assert "the minimal script fails" in written
+    assert (
+        "| coreml, tflite | 20.0 (19.0) | 10.0 (15.0) | 0.50 (0.40–0.60) | 30.0 (50.0) | 1.50 (1.40–1.60) |" in written
+    )
+
+
+def test_the_readme_is_written_between_its_marks(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- bench -->\nold\n<!-- end of bench -->\nafter\n")
+    page.write(DOCUMENT, tmp_path)
+    assert "| `net` | 64 | 0.50 (0.40–0.60) | – |" in readme.read_text()
+    assert "old" not in readme.read_text()
+    assert readme.read_text().endswith("<!-- end of bench -->\nafter\n")
+
+
+def test_readme_has_what_was_measured() -> None:
+    document = json.loads((ROOT / "docs" / "bench.json").read_text())
+    readme = (ROOT / "README.md").read_text()
+    assert f"<!-- bench -->\n{page.table(document)}<!-- end of bench -->" in readme, "type make bench"
+    assert "(docs/bench.svg)" in readme
+    assert (ROOT / "docs" / "bench.md").read_text() == page.text(document)
+    assert {ENTRIES[name].family for name in document["networks"]} == {e.family for e in ENTRIES.values()}
 
 
 def test_the_picture_is_the_same_from_the_same_numbers(tmp_path: Path) -> None:
@@ -57,6 +99,16 @@ def test_a_minimal_script_makes_what_ours_is_timed_with(demo_bundle: Path, tmp_p
     low, high = found["spread"]
     assert low <= found["ratio"] <= high
     assert found["ours_ms"] > 0
+    assert found["ours"]["operators"] < found["minimal"]["operators"]
+    assert found["ours"]["bytes"] == own.stat().st_size
+
+
+def test_time_is_that_of_all_processes() -> None:
+    both = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'sum(range(10**7))'], check=True)"
+    spent = cold.spend(["timeit", "-n", "1", "-r", "1", both])
+    assert spent.processor > 0.05
+    assert spent.wall > 0.05
+    assert cold.middle([spent, cold.Spent(0, 0), cold.Spent(1e9, 1e9)])["wall"] == spent.wall
 
 
 @pytest.mark.slow

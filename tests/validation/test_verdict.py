@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lvexport.converters.contract import TensorSpec
-from lvexport.converters.recipes import FP16, FP32, RECIPES
+from lvexport.converters.recipes import FP16, FP32, RECIPES, W8
 from lvexport.validation.contract import PICTURE, PROBABILITIES, Overflow
 from lvexport.validation.verdict import (
     DEPTH,
@@ -14,6 +14,7 @@ from lvexport.validation.verdict import (
     Budget,
     Interval,
     bounded,
+    eased,
     judge,
     judge_all,
     judge_compressed,
@@ -154,13 +155,29 @@ def test_integers_are_judged_by_what_they_should_compute_and_by_what_they_cost(
     network = noisy(r, loss)
     measured = noisy(network, off, seed=2)
     losses, faithful = judge(r, measured, None, FP32, "test"), judge(network, measured, None, FP32, "test")
-    verdict = judge_compressed(losses, faithful, [r], [network], ONE)
+    verdict = judge_compressed(losses, faithful, [r], [network], ONE, W8)
     assert verdict.passed is passes
     assert verdict.compression is not None
     assert verdict.compression.faithful is (off > 90)
     assert verdict.compression.within_budget is (loss > 10)
     assert verdict.compression.network_db == pytest.approx(loss)
     assert not verdict.passed or verdict.sqnr_db >= verdict.threshold_db
+
+
+@pytest.mark.parametrize(("off", "passes"), [(41, True), (37.5, True), (36.5, False), (20, False)])
+def test_roundings_of_activations_may_be_made_once_more(off: float, passes: bool) -> None:
+    network = np.random.default_rng(0).normal(size=(200, 10))
+    faithful = judge(network, noisy(network, off), None, FP32, "test")
+    assert not faithful.passed
+    found = eased(faithful, [network], [noisy(network, 40, seed=2)], ONE)
+    assert found.threshold_db == pytest.approx(40 - 3.01, abs=0.01)
+    assert found.passed is passes
+
+
+def test_what_rounding_activations_does_not_change_needs_no_ease() -> None:
+    network = np.random.default_rng(0).normal(size=(200, 10))
+    faithful = judge(network, network, None, FP32, "test")
+    assert eased(faithful, [network], [network], ONE) == faithful
 
 
 def test_a_drop_of_accuracy_beyond_the_budget_fails() -> None:
@@ -170,8 +187,8 @@ def test_a_drop_of_accuracy_beyond_the_budget_fails() -> None:
     measured[:3] = measured[:3, ::-1]
     losses = judge(r, measured, labels, FP32, "test")
     faithful = judge(measured, measured, None, FP32, "test")
-    tight = judge_compressed(losses, faithful, [r], [measured], ONE, Budget(drop=0.014, retrieval=0.5))
-    wide = judge_compressed(losses, faithful, [r], [measured], ONE, Budget(drop=0.015, retrieval=0.5))
+    tight = judge_compressed(losses, faithful, [r], [measured], ONE, W8, Budget(drop=0.014, retrieval=0.5))
+    wide = judge_compressed(losses, faithful, [r], [measured], ONE, W8, Budget(drop=0.015, retrieval=0.5))
     assert (tight.passed, wide.passed) == (False, True)
 
 

@@ -1,7 +1,8 @@
-"""Makes and times everything and writes docs/bench.json and docs/bench.md: ``make bench``.
+"""Makes and times everything and writes docs/bench.json, its page, its picture and the README's table: ``make bench``.
 
 Each artifact of ours is timed in turn with the converter's own, one thread; the whole comparison is repeated. What has
-been measured is in runs/bench and is not measured again. ``--write`` only writes the pages anew; networks may be named.
+been measured is in runs/bench and is not measured again. ``--write`` only writes the pages anew; networks may be named,
+and ``cold`` for the cold start.
 """
 
 from __future__ import annotations
@@ -10,12 +11,17 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from lvexport import machine
+from lvexport import files, machine
 from lvexport.timing import times
-from tools.bench import page, roofs
+from lvexport.validation.runtimes.registry import RUNTIMES
+from tools.bench import cold, page, roofs
 
 # One network of each family or more, at the size that its authors give figures for.
 NETWORKS = {
@@ -34,12 +40,12 @@ WORK = ROOT / "runs" / "bench"
 KEPT = ROOT / "docs" / "bench.json"
 
 
-def ours(name: str, imgsz: int) -> dict[str, Any]:
+def ours(name: str, imgsz: int, recipe: str) -> dict[str, Any]:
     """The manifest of our artifacts, in ``WORK``."""
     import lvexport
 
     bundle = lvexport.export(
-        name, TARGETS, RECIPES, weights="random", imgsz=imgsz, samples=4, output=WORK / "dist", report=say
+        name, TARGETS, recipe, weights="random", imgsz=imgsz, samples=4, output=WORK / "dist", report=say
     )
     return json.loads(bundle.manifest.model_dump_json()) | {"folder": str(bundle.path)}
 
@@ -70,15 +76,20 @@ def compare(target: str, minimal: Path, own: Path) -> dict[str, Any]:
         "ours_ms": statistics.median(mine for _, mine in medians),
         "ratio": statistics.median(ratios),
         "spread": [min(ratios), max(ratios)],
-    }
+    } | {name: weigh(target, path) for name, path in (("minimal", minimal), ("ours", own))}
 
 
-def row(name: str, imgsz: int) -> dict[str, Any]:
-    """All comparisons of one network."""
-    manifest = ours(name, imgsz)
+def weigh(target: str, artifact: Path) -> dict[str, int]:
+    """What does not depend on the processor: bytes, and operators as ``lvexport info`` counts them."""
+    return {"bytes": files.size(artifact), "operators": sum(RUNTIMES[target].describe(artifact).operators.values())}
+
+
+def row(name: str, imgsz: int, recipe: str) -> dict[str, Any]:
+    """All comparisons of one network in one recipe."""
+    manifest = ours(name, imgsz, recipe)
     cells = {}
-    for artifact in manifest["artifacts"]:
-        target, recipe = artifact["target"], artifact["recipe"]
+    for artifact in (a for a in manifest["artifacts"] if a["recipe"] == recipe):
+        target = artifact["target"]
         if artifact["status"] == "error":
             cells[f"{target} {recipe}"] = {"error": artifact["error"]}
             continue
@@ -94,11 +105,11 @@ def row(name: str, imgsz: int) -> dict[str, Any]:
     return {"imgsz": imgsz, "macs": model["macs"], "traffic_bytes": model["traffic_bytes"], "cells": cells}
 
 
-def measured(name: str, imgsz: int) -> dict[str, Any]:
-    """One network's row, from an earlier run where there was one."""
+def measured(name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What is measured under a name, from an earlier run where there was one."""
     path = WORK / f"{name}.json"
     if not path.exists():
-        path.write_text(json.dumps(row(name, imgsz)))
+        path.write_text(json.dumps(measure()))
     found: dict[str, Any] = json.loads(path.read_text())
     return found
 
@@ -107,15 +118,36 @@ def main() -> None:
     arguments = sys.argv[1:]
     if arguments != ["--write"]:
         WORK.mkdir(parents=True, exist_ok=True)
-        found = roofs.measure()
-        rows = {name: measured(name, imgsz) for name, imgsz in NETWORKS.items() if name in arguments or not arguments}
-        document = {
-            "machine": machine.describe(),
-            "roofs": {"gflops": found.gflops, "bandwidth": found.bandwidth},
-            "networks": rows,
-        }
-        KEPT.write_text(json.dumps(document, indent=1) + "\n")
-    page.write(json.loads(KEPT.read_text()), ROOT / "docs")
+        for recipe, (name, imgsz) in product(RECIPES, NETWORKS.items()):
+            if name in arguments or not arguments:
+                measured(f"{name}-{recipe}", partial(row, name, imgsz, recipe))
+        if "cold" in arguments or not arguments:
+            measured("cold", partial(cold.measure, say))
+        KEPT.write_text(json.dumps(document(), indent=1) + "\n")
+    page.write(json.loads(KEPT.read_text()), ROOT)
+
+
+def document() -> dict[str, Any]:
+    """All that has been measured so far."""
+    done = {path.stem: json.loads(path.read_text()) for path in WORK.glob("*.json")}
+    return {
+        "machine": machine.describe(),
+        "runtimes": {target: RUNTIMES[target].available().name for target in TARGETS},
+        "roofs": measured("roofs", lambda: asdict(roofs.measure())),
+        "networks": {name: joined(rows) for name in NETWORKS if (rows := of(done, name))},
+        "cold": done.get("cold"),
+    }
+
+
+def of(done: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """The rows of one network, a recipe each."""
+    return [done[key] for recipe in RECIPES if (key := f"{name}-{recipe}") in done]
+
+
+def joined(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """One row with the cells of all, target by target."""
+    cells = {key: cell for row in rows for key, cell in row["cells"].items()}
+    return rows[0] | {"cells": {key: cells[key] for key in sorted(cells, key=lambda k: TARGETS.index(k.split()[0]))}}
 
 
 if __name__ == "__main__":

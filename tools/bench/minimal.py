@@ -1,6 +1,6 @@
 """The shortest scripts by which the converters' own documentation makes an artifact: what ours is compared with.
 
-``python -m tools.bench.minimal TARGET RECIPE MODEL IMGSZ OUT``, with random weights.
+``python -m tools.bench.minimal TARGET RECIPE MODEL IMGSZ OUT [WEIGHTS]``, with random weights where none are named.
 """
 
 from __future__ import annotations
@@ -68,14 +68,22 @@ def onnx(model: nn.Module, example: Any, out: Path, half: bool) -> None:
     library.save(proto, str(out))
 
 
-SCRIPTS = {"executorch": executorch, "tflite": tflite, "onnx": onnx}
+def coreml(model: nn.Module, example: Any, out: Path, half: bool) -> None:
+    import coremltools as ct
+
+    precision = ct.precision.FLOAT16 if half else ct.precision.FLOAT32
+    program = torch.export.export(model, example).run_decompositions({})
+    ct.convert(program, compute_precision=precision, minimum_deployment_target=ct.target.iOS16).save(str(out))
+
+
+SCRIPTS = {"coreml": coreml, "executorch": executorch, "tflite": tflite, "onnx": onnx}
 
 
 def main() -> None:
     import lvexport
 
-    target, recipe, name, imgsz, out = sys.argv[1:]
-    model = lvexport.build(name, weights="random", imgsz=int(imgsz))
+    target, recipe, name, imgsz, out, *weights = sys.argv[1:]
+    model = lvexport.build(name, weights=weights[0] if weights else "random", imgsz=int(imgsz))
     example = (torch.rand(1, 3, int(imgsz), int(imgsz)),)
     with torch.no_grad():
         SCRIPTS[target](model, example, Path(out), recipe == "fp16")

@@ -1,0 +1,63 @@
+"""A program with roundings in the forms that converters take. Importing this loads torch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Node
+
+from lvexport.converters.derived import examples, rewritten
+from lvexport.converters.quantization.settle import QUANTIZED
+from lvexport.converters.rewrites.graph import ATEN, call, calls, constant, keep, prune, replace, shape
+
+
+def with_float_weights(program: ExportedProgram) -> ExportedProgram:
+    """Integer weights as numbers that are rounded to the same integers, for converters that make these themselves."""
+    return torch.export.export(rewritten(program, _float_weights), examples(program))
+
+
+def _float_weights(module: GraphModule) -> None:
+    for node in calls(module, QUANTIZED.dequantize_per_channel.default):
+        data, scale = constant(module, node.args[0]), constant(module, node.args[1])
+        assert data is not None
+        assert scale is not None
+        number = keep(module, node, f"{node.name}_numbers", data * _column(scale, data))
+        rounded = call(node, QUANTIZED.quantize_per_channel.default, number, *node.args[1:])
+        node.update_arg(0, rounded)
+    prune(module)
+
+
+def _column(scale: Tensor, data: Tensor) -> Tensor:
+    return scale.reshape(-1, *(1 for _ in data.shape[1:]))
+
+
+def with_flat_layers(program: ExportedProgram) -> ExportedProgram:
+    """Linear layers over a matrix each, which is what runtimes have integer kernels for."""
+    return torch.export.export(rewritten(program, _flat_layers), examples(program))
+
+
+def _flat_layers(module: GraphModule) -> None:
+    for node in calls(module, ATEN.linear.default):
+        source = node.args[0]
+        assert isinstance(source, Node)
+        if len(shape(source)) == 2:
+            continue
+        flat = call(node, ATEN.reshape.default, source, [-1, shape(source)[-1]])
+        layer = call(node, ATEN.linear.default, flat, *node.args[1:])
+        replace(node, call(node, ATEN.reshape.default, layer, list(shape(node))))
+
+
+def with_own_reading(program: ExportedProgram) -> ExportedProgram:
+    """Integers made floating-point numbers anew for each operation that takes them.
+
+    XNNPACK's partitioner makes that conversion part of the operation behind it, and of all others that share it
+    (executorch/backends/xnnpack/operators/quant_params.py, ``from_inputs``), also of those that take other numbers.
+    """
+    return torch.export.export(rewritten(program, _own_reading), examples(program))
+
+
+def _own_reading(module: GraphModule) -> None:
+    for node in calls(module, QUANTIZED.dequantize_per_tensor.default):
+        for user in list(node.users)[1:]:
+            user.replace_input_with(node, call(user, node.target, *node.args))  # type: ignore[arg-type]

@@ -1,0 +1,48 @@
+"""Grids of whole numbers that activations are rounded to. Importing this loads torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_LEAST = 1e-8  # of a scale: of what is always zero, nothing has to be told apart
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The numbers ``scale`` · (q - ``zero_point``), q from the lowest to the highest of ``bits``, signed."""
+
+    scale: float
+    zero_point: int
+    bits: int = 8
+
+    @property
+    def lowest(self) -> int:
+        return -int(2 ** (self.bits - 1))
+
+    @property
+    def highest(self) -> int:
+        return int(2 ** (self.bits - 1)) - 1
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.int8 if self.bits <= 8 else torch.int16
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """The nearest numbers on the grid."""
+        return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, self.lowest, self.highest)
+
+
+def spanning(low: float, high: float, bits: int = 8) -> Grid:
+    """The grid over a range, widened so that zero, with which convolutions are padded, is on it.
+
+    Of more than 8 bits it is symmetric: that is what runtimes compute with (TFLite's 16×8 kernels have no zero point).
+    """
+    low, high = min(low, 0.0), max(high, 0.0)
+    lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    if bits > 8:
+        return Grid(max(max(-low, high) / highest, _LEAST), 0, bits)
+    scale = max((high - low) / (highest - lowest), _LEAST)
+    return Grid(scale, max(lowest, min(highest, round(lowest - low / scale))), bits)

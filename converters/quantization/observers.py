@@ -1,0 +1,102 @@
+"""From what calibration saw of a tensor to the range that its grid spans. Importing this loads torch.
+
+A histogram stands for the tensor: BINS equal bins between its smallest and its largest number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lvexport.converters.quantization.grids import spanning
+
+BINS = 2048
+PERCENTILE = 0.9999  # of the numbers lie within the range, half of the others on either side
+_SHARES = tuple(1 - 0.02 * i for i in range(40))  # of the whole range that are tried
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """All numbers that a tensor had. ``counts``: (BINS,), between ``low`` and ``high``."""
+
+    low: float
+    high: float
+    counts: Tensor
+
+    @property
+    def centres(self) -> Tensor:
+        width = (self.high - self.low) / BINS
+        return self.low + width * (torch.arange(BINS, dtype=torch.double) + 0.5)
+
+
+def min_max(seen: Seen, bits: int) -> Range:
+    """All of it."""
+    return seen.low, seen.high
+
+
+def percentile(seen: Seen, bits: int) -> Range:
+    """Without the outermost few numbers."""
+    below = seen.counts.cumsum(0) / seen.counts.sum()
+    rest = (1 - PERCENTILE) / 2
+    first, last = int((below < rest).sum()), int((below < 1 - rest).sum())
+    width = (seen.high - seen.low) / BINS
+    return seen.low + width * first, seen.low + width * min(last + 1, BINS)
+
+
+def least_squares(seen: Seen, bits: int) -> Range:
+    """The range that leaves the least squared error."""
+    centres = seen.centres
+
+    def error(span: Range) -> float:
+        off = spanning(*span, bits).rounded(centres.float()).double() - centres
+        return float((seen.counts * off.square()).sum())
+
+    return min(shrunk(seen), key=error)
+
+
+def entropy(seen: Seen, bits: int) -> Range:
+    """The range after which the distribution of what is left tells the most about that of the numbers.
+
+    Kullback-Leibler divergence of the histogram and its rounded form, as in Migacz, 8-bit inference with TensorRT
+    (GTC 2017).
+    """
+    total = seen.counts.sum()
+    centres = seen.centres
+
+    def divergence(span: Range) -> float:
+        grid = spanning(*span, bits)
+        clipped = centres.clamp(*_reach(span))
+        level = ((clipped / grid.scale).round() + grid.zero_point - grid.lowest).long().clamp(0, 2**bits - 1)
+        present = seen.counts > 0
+        sums = torch.zeros(2**bits, dtype=torch.double).index_add_(0, level, seen.counts)
+        members = torch.zeros(2**bits, dtype=torch.double).index_add_(0, level, present.double())
+        # What is outside goes into the outermost bins of P, and is unknown to Q, which clips it away.
+        inside = (centres >= span[0]) & (centres <= span[1])
+        q_sums = torch.zeros(2**bits, dtype=torch.double).index_add_(0, level, seen.counts * inside)
+        p = (seen.counts / total)[present]
+        q = (q_sums / members.clamp_min(1))[level][present] / total
+        q = q.clamp_min(1e-12) * float(sums.sum() / total)
+        return float((p * (p / q).log()).sum())
+
+    return min(shrunk(seen), key=divergence)
+
+
+def _reach(span: Range) -> Range:
+    return min(span[0], 0.0), max(span[1], 0.0)
+
+
+def shrunk(seen: Seen) -> list[Range]:
+    """The whole range, and smaller ones."""
+    return [(seen.low * share, seen.high * share) for share in _SHARES]
+
+
+OBSERVERS: dict[str, Callable[[Seen, int], Range]] = {
+    "min-max": min_max,
+    "percentile": percentile,
+    "mse": least_squares,
+    "entropy": entropy,
+}

@@ -1,0 +1,94 @@
+"""From a program and calibration inputs to the program with its roundings. Importing this loads torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Node
+
+from lvexport.converters.contract import Integers
+from lvexport.converters.quantization import bias, equalize
+from lvexport.converters.quantization.grids import Grid, spanning
+from lvexport.converters.quantization.observers import OBSERVERS, Seen
+from lvexport.converters.quantization.search import choose
+from lvexport.converters.quantization.settings import Integer, Settings
+from lvexport.converters.quantization.settle import settle, transitions
+from lvexport.converters.quantization.sites import Site, origin, sites, whole
+from lvexport.converters.quantization.statistics import Batch, extremes, histograms
+from lvexport.converters.quantization.switches import Switchboard
+from lvexport.converters.rewrites.graph import prune
+
+WEIGHTS = Integers(8)
+CORRECTED_WITH = 64  # inputs whose means biases are corrected to, all of them in memory at once
+EXCEEDING = 0.1  # of a range that inputs may leave it by before that is told
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """``labels``: (n,) the class of each input, where it is known."""
+
+    batches: Sequence[Batch]
+    labels: Tensor | None = None
+
+
+@torch.no_grad()
+def quantize(
+    module: GraphModule, calibration: Calibration, evaluated: Sequence[Batch], settings: Settings
+) -> tuple[ExportedProgram, Integer]:
+    """Round a program's layers, changing it in place.
+
+    ``evaluated``: some of the inputs that it will be judged with, to see whether calibration covers them.
+    """
+    equalised = equalize.equalize(module, calibration.batches) if settings.prepare else 0
+    prune(module)
+    found, total = sites(module), whole(module)
+    seen = observed(module, found, calibration.batches)
+    exceeded = beyond(module, seen, evaluated)
+    board = Switchboard(module, found, grids(found, seen, settings), WEIGHTS)
+    board.turn(lambda site: True)
+    if settings.prepare:
+        bias.correct(board, calibration.batches[:CORRECTED_WITH])
+    chosen = None
+    if settings.budget is not None:
+        chosen = choose(board, total, calibration.batches, calibration.labels, settings.budget, settings.kept)
+    on = board.on()
+    settled = settle(board)
+    integer = Integer(
+        len(on),
+        *total.shares(on),
+        transitions(settled),
+        {} if chosen is None else chosen.floating,
+        equalised,
+        exceeded,
+        () if chosen is None else chosen.steps,
+        None if chosen is None else chosen.within,
+    )
+    return torch.export.export(settled, tuple(calibration.batches[0])), integer
+
+
+def observed(module: GraphModule, found: Sequence[Site], batches: Sequence[Batch]) -> dict[Node, Seen]:
+    """The numbers of every tensor that a layer is given or gives, of views those of their sources."""
+    tensors = (origin(node) for site in found for node in (site.source, site.output))
+    return histograms(module, list(dict.fromkeys(tensors)), batches)
+
+
+def grids(found: Sequence[Site], seen: Mapping[Node, Seen], settings: Settings) -> dict[Node, Grid]:
+    """The grid of every tensor that a layer is given or gives; of a view that of its source."""
+    observe = OBSERVERS[settings.observer]
+    made = {node: spanning(*observe(of, settings.bits), settings.bits) for node, of in seen.items()}
+    return {node: made[origin(node)] for site in found for node in (site.source, site.output)}
+
+
+def beyond(module: GraphModule, seen: Mapping[Node, Seen], evaluated: Sequence[Batch]) -> dict[str, float]:
+    """Tensors whose numbers leave the range that calibration saw, by which share of it; the worst first."""
+    found = {}
+    for node, (low, high) in extremes(module, seen, evaluated).items():
+        known = seen[node]
+        excess = max(known.low - low, high - known.high) / max(known.high - known.low, torch.finfo(torch.float).tiny)
+        if excess > EXCEEDING:
+            found[node.name] = excess
+    return dict(sorted(found.items(), key=lambda item: -item[1]))

@@ -1,0 +1,89 @@
+"""Which layers integers compute, so that what is lost stays within a budget. Importing this loads torch.
+
+Each layer's share in the noise is measured with it alone rounded. The layers that cost the most for what they bring
+stay in floating point, as few of them as will do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lvexport.converters.contract import Budget
+from lvexport.converters.quantization.loss import loss
+from lvexport.converters.quantization.settings import Step
+from lvexport.converters.quantization.sites import Site, Whole
+from lvexport.converters.quantization.statistics import Batch
+from lvexport.converters.quantization.switches import Switchboard
+
+PROBES = 16  # inputs that each layer's share in the noise is measured on
+
+
+@dataclass(frozen=True)
+class Choice:
+    """``floating``: layers left in floating point → the noise that each alone would add, the dearest first.
+
+    ``steps``: all that was measured, by how many were left. ``within``: whether the budget is kept.
+    """
+
+    floating: dict[str, float]
+    steps: tuple[Step, ...]
+    within: bool
+
+
+def sensitivities(board: Switchboard, batches: Sequence[Batch], reference: Tensor) -> dict[Site, float]:
+    """The noise at the output, over the signal, with one layer alone rounded."""
+    probes, first = batches[:PROBES], reference[:PROBES]
+    found = {}
+    for switched in board.switched:
+        board.turn(switched.site.__eq__)
+        found[switched.site] = loss(first, board.run(probes), None).noise
+    return found
+
+
+def choose(
+    board: Switchboard, whole: Whole, batches: Sequence[Batch], labels: Tensor | None, budget: Budget, least: int = 0
+) -> Choice:
+    """The fewest layers in floating point, ``least`` of them or more, that keep the budget; the board is set so."""
+    board.turn(lambda site: False)
+    reference = board.run(batches)
+    ranked: list[tuple[Site, float]] = []
+    steps: dict[int, Step] = {}
+
+    def good(count: int) -> bool:
+        if count not in steps:
+            floating = {site for site, _ in ranked[:count]}
+            board.turn(lambda site: site not in floating)
+            found = loss(reference, board.run(batches), labels)
+            steps[count] = Step(count, *whole.shares(board.on()), found)
+        return steps[count].loss.within(budget)
+
+    count = 0
+    if least or not good(0):
+        noise = sensitivities(board, batches, reference)
+        ranked = sorted(noise.items(), key=lambda item: -item[1] / max(sum(whole.shares([item[0]])), 1e-9))
+        count = fewest(good, min(least, len(ranked)), len(ranked))
+    floating = {site.name: noise for site, noise in ranked[:count]}
+    board.turn(lambda site: site.name not in floating)
+    return Choice(floating, tuple(steps[k] for k in sorted(steps)), good(count))
+
+
+def fewest(good: Callable[[int], bool], least: int, most: int) -> int:
+    """The smallest count from ``least`` to ``most`` that is good, where all above are; ``most`` if none is.
+
+    Counts are doubled until one is good, and the gap to the last bad one halved.
+    """
+    if good(least):
+        return least
+    bad, count = least, min(max(2 * least, 1), most)
+    while count < most and not good(count):
+        bad, count = count, min(2 * count, most)
+    while count - bad > 1:
+        middle = (bad + count) // 2
+        if good(middle):
+            count = middle
+        else:
+            bad = middle
+    return count

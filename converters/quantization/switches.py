@@ -1,0 +1,114 @@
+"""Roundings that can be turned on and off in a program, to try which of its layers integers may compute.
+
+Importing this loads torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+from lvexport.converters.compression import Quantized, quantize
+from lvexport.converters.contract import Integers
+from lvexport.converters.quantization.grids import Grid
+from lvexport.converters.quantization.sites import Site
+from lvexport.converters.rewrites import layers
+from lvexport.converters.rewrites.graph import constant
+
+
+class Rounding(nn.Module):
+    """Rounds what it is given to a grid, if it is on."""
+
+    def __init__(self, grid: Grid) -> None:
+        super().__init__()
+        self.grid = grid
+        self.on = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.grid.rounded(x) if self.on else x
+
+
+class Weight(nn.Module):
+    """A layer's weight, as it is or, if it is on, as whole numbers times scales."""
+
+    def __init__(self, exact: Tensor, integers: Integers) -> None:
+        super().__init__()
+        self.on = False
+        self.exact = exact.detach()
+        self.keep(quantize(exact, integers))
+
+    def keep(self, quantized: Quantized) -> None:
+        self.quantized = quantized
+        self.rounded = quantized.restored().to(self.exact.dtype)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return self.rounded if self.on else weight
+
+
+@dataclass(frozen=True)
+class Switched:
+    """A site with its three roundings."""
+
+    site: Site
+    given: Rounding
+    weight: Weight
+    output: Rounding
+
+    def turn(self, on: bool) -> None:
+        self.given.on = self.weight.on = self.output.on = on
+
+
+class Switchboard:
+    """A program with roundings at each of its sites, all off at first."""
+
+    def __init__(self, module: GraphModule, found: Iterable[Site], grids: Mapping[Node, Grid], bits: Integers) -> None:
+        self.module = module
+        self.switched = [self._install(site, grids, bits) for site in found]
+        module.recompile()
+
+    def _install(self, site: Site, grids: Mapping[Node, Grid], bits: Integers) -> Switched:
+        graph, node, name = self.module.graph, site.node, site.node.name
+        exact = constant(self.module, node.args[1])
+        assert exact is not None
+        switched = Switched(site, Rounding(grids[site.source]), Weight(exact, bits), Rounding(grids[site.output]))
+        before: tuple[tuple[str, nn.Module, int], ...] = (
+            (f"{name}_given", switched.given, 0),
+            (f"{name}_weights", switched.weight, 1),
+        )
+        with graph.inserting_before(node):
+            for target, rounding, place in before:
+                self.module.add_submodule(target, rounding)
+                node.update_arg(place, graph.call_module(target, (node.args[place],)))
+        with graph.inserting_after(site.output):
+            self.module.add_submodule(f"{name}_output", switched.output)
+            behind = graph.call_module(f"{name}_output", (site.output,))
+        site.output.replace_all_uses_with(behind, delete_user_cb=lambda user: user is not behind)
+        return switched
+
+    def turn(self, on: Callable[[Site], bool]) -> None:
+        """Turn on what should be, and off the rest."""
+        for switched in self.switched:
+            switched.turn(on(switched.site))
+
+    def on(self) -> list[Site]:
+        """The sites that are rounded."""
+        return [switched.site for switched in self.switched if switched.weight.on]
+
+    @torch.no_grad()
+    def run(self, batches: Iterable[Sequence[Tensor]]) -> Tensor:
+        """(n, features) in single precision: all outputs of each input, one after the other."""
+        answers = []
+        for batch in batches:
+            given = self.module(*batch)
+            parts = [given] if isinstance(given, Tensor) else [part for part in given if isinstance(part, Tensor)]
+            answers.append(torch.cat([part.reshape(-1) for part in parts]))
+        return torch.stack(answers)
+
+
+def output_channels(site: Site) -> int:
+    """The axis of the channels in what a site gives."""
+    return layers.output_axis(site.node)

@@ -1,0 +1,77 @@
+"""The original with layers that integers compute, made once for all targets that take the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from lvexport.calibration import Calibration
+from lvexport.compressing import Compressed
+from lvexport.converters.quantization.settings import Settings
+from lvexport.converters.recipes import RECIPES
+from lvexport.feeding import load_outputs
+from lvexport.inputs import Sample
+from lvexport.jobs import ROUNDED, QuantizeJob, ReferenceJob
+from lvexport.plan import Cell, Plan
+from lvexport.processes import Workshop
+from lvexport.source import Source
+from lvexport.validation import metrics
+from lvexport.validation.contract import Array
+
+
+@dataclass(frozen=True)
+class Program:
+    """The captured program, and the source as capturing completed it."""
+
+    program: Path
+    source: Source
+
+
+def settings_of(plan: Plan, cell: Cell, kept: int = 0) -> Settings:
+    """How the layers of a cell's program are to be rounded."""
+    recipe = RECIPES[cell.recipe]
+    assert recipe.activations is not None
+    return Settings(recipe.activations, plan.observer, recipe.mixed, plan.budget if recipe.mixed else None, kept)
+
+
+def network_of(plan: Plan, cell: Cell, kept: int = 0) -> str | None:
+    """The name of the rounded network that a cell is made from; None for a cell in floating point."""
+    recipe = RECIPES[cell.recipe]
+    if recipe.activations is None:
+        return None if recipe.weights is None else cell.recipe
+    parts = [plan.rewrites(cell), asdict(settings_of(plan, cell, kept)), plan.calibration_digest]
+    return f"{cell.recipe}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]}"
+
+
+def quantize(
+    shop: Workshop, original: Program, plan: Plan, cell: Cell, calibration: Calibration, sampled: Sample, kept: int = 0
+) -> Compressed:
+    """Round the layers of the captured program, and run it over the sample.
+
+    ``kept``: so many layers at least stay in floating point, where the recipe leaves that open.
+    """
+    name = network_of(plan, cell, kept)
+    assert name is not None
+    rounded, out = shop.folder / f"program-{name}.pt2", shop.folder / f"reference-{name}.safetensors"
+    settings = settings_of(plan, cell, kept)
+    job = QuantizeJob(
+        original.program, plan.rewrites(cell), settings, calibration.inputs, calibration.labels, sampled.inputs, rounded
+    )
+    found = ROUNDED.validate_python(shop.do(job))
+    shop.do(ReferenceJob(replace(original.source, kind="program", spec=str(rounded)), sampled.inputs, out))
+    return Compressed(rounded, load_outputs(out), name, None, found.integer, found.sqnr_db)
+
+
+def too_dear(references: Sequence[Array], outputs: Sequence[Array], labels: Sequence[int] | None, plan: Plan) -> bool:
+    """Whether an artifact loses more than the budget, over the inputs that the search was made with."""
+    kept = min(metrics.retrieval_agreement(r, m) for r, m in zip(references, outputs, strict=True))
+    if labels is None:
+        return kept < plan.budget.retrieval
+    truth = np.asarray(labels)
+    drop = metrics.accuracy(references[0], truth) - metrics.accuracy(outputs[0], truth)
+    return kept < plan.budget.retrieval or drop > plan.budget.drop

@@ -1,0 +1,245 @@
+"""Learns which rewrites each target gets by default: ``make learn``, an hour or more.
+
+For every target, recipe and family the tuner searches on a small network of the family, from none, all, and the rows
+that the family has for other targets, with ``--rounds N`` (1) rounds of single changes. What it finds becomes the
+family's row where it costs none of the family's other networks named here more than none does; otherwise what is left
+of it when the rewrites that cost them most are taken away. The row of networks that are of no family is what all
+families' rows have in common, as far as it costs none of the networks here anything.
+
+What has been measured is in runs/learn and is not measured again. ``--write`` only writes the table anew; targets may
+be named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lvexport import tuning
+from lvexport.converters.contract import Captured
+from lvexport.converters.rewrites.defaults import OTHERS, TABLE, default
+from lvexport.converters.rewrites.registry import REWRITES
+from lvexport.errors import CellError
+from lvexport.inputs import normalisation
+from lvexport.jobs import CAPTURE, CaptureJob, ConvertJob, Job
+from lvexport.models.registry import ENTRIES
+from lvexport.plan import Cell, cells, measured_here
+from lvexport.processes import Stop
+from lvexport.source import resolve
+from lvexport.tuning import Names, Search
+
+# Family → the network that is searched on and those that may not lose by what is found, each at its own size.
+FAMILIES = {
+    "mobilevit": ("mobilevit_xxs", "mobilevit_s"),
+    "mobilevitv2": ("mobilevitv2_050", "mobilevitv2_100"),
+    "mobile_former": ("mobile_former_26m", "mobile_former_96m"),
+    "efficientformer": ("efficientformer_l1", "efficientformer_nano"),
+    "efficientformerv2": ("efficientformerv2_s0", "efficientformerv2_s1"),
+}
+TARGETS = {
+    "tflite": ("fp32",),
+    "onnx": ("fp32", "fp16"),
+    "executorch": ("fp32", "fp16"),
+    "coreml": ("fp32", "fp16"),
+}
+# Half precision is in the weights alone there, and the arithmetic that of the other recipe.
+SAME = {("tflite", "fp16"): "fp32"}
+ROUNDS = 25  # by which a row is accepted: more than in a search, for what it decides holds for everyone
+ROOT = Path(__file__).parent.parent
+WORK = ROOT / "runs" / "learn"
+
+
+@dataclass
+class Here:
+    """Performs jobs in this process, which loads a converter once, and converts the same program once."""
+
+    folder: Path
+    stop: Stop = field(default_factory=Stop)
+    made: dict[str, Path] = field(default_factory=dict)
+
+    def do(self, job: Job) -> Any:
+        """The job's result, as plain JSON. Raises CellError where it fails."""
+        if isinstance(job, ConvertJob) and (earlier := self.made.setdefault(form(job), job.out)) != job.out:
+            return self.again(earlier, job.out)
+        from lvexport.cell import perform
+
+        answer = perform(job)
+        if answer.failure is not None:
+            raise CellError(answer.failure.message, answer.failure.traceback)
+        return answer.result
+
+    def again(self, earlier: Path, out: Path) -> None:
+        """Take what was made of the same program before."""
+        if not earlier.exists():
+            raise CellError("it could not be converted before either")
+        (shutil.copytree if earlier.is_dir() else shutil.copyfile)(earlier, out)
+
+
+def form(job: ConvertJob) -> str:
+    """SHA-256 over a rewritten program and what is made of it. Raises CellError where it cannot be rewritten."""
+    from lvexport.capture import tensors_digest
+    from lvexport.converters.contract import ConversionError
+    from lvexport.converters.rewrites.apply import rewritten
+
+    try:
+        module, _ = rewritten(job.captured.program(), job.rewrites)
+    except ConversionError as error:
+        raise CellError(str(error)) from error
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    used = {node.target for node in module.graph.nodes if node.op == "get_attr"}
+    held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    numbers = tensors_digest({name: held[name] for name in sorted(used & held.keys())})
+    parts = [job.target, job.recipe, str(job.captured.path), numbers, module.code]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def say(what: str, state: str) -> None:
+    print(f"  {what}: {state}", file=sys.stderr, flush=True)
+
+
+def search(shop: Here, cell: Cell, name: str, rounds: int = 0) -> Search:
+    """A search over one network with random weights."""
+    source, program = resolve(name, weights="random"), shop.folder / f"{name}.pt2"
+    kept = program.with_suffix(".json")
+    if not kept.exists():
+        kept.write_text(json.dumps(shop.do(CaptureJob(source, program))))
+    info = CAPTURE.validate_json(kept.read_bytes())
+    norm = normalisation(info.source, info.inputs)
+    captured = Captured(program, info.inputs, info.outputs, norm, info.source.labels)
+    report = partial(say, f"{cell.label} {name}")
+    return Search(shop, cell, captured, report, starts(cell, ENTRIES[name].family), rounds)
+
+
+def starts(cell: Cell, family: str) -> tuple[Names, ...]:
+    """What the family has for other targets, without what may not be tried here."""
+    rows = [default(target, recipe, family) for target in TARGETS for recipe in ("fp32", "fp16")]
+    rows += [tuple(json.loads(path.read_text())["rewrites"]) for path in sorted(WORK.glob(f"*-{family}.json"))]
+    may = tuning.allowed(cell)
+    found = {tuple(name for name in names if name in may): None for names in rows}
+    return tuple(names for names in found if names)
+
+
+def learn(cell: Cell, family: str, folder: Path, rounds: int = 1) -> dict[str, Any]:
+    """The family's rewrites, and what they bring to its networks."""
+    searches = [search(Here(folder), cell, name, rounds) for name in FAMILIES[family]]
+    names = searches[0].run().rewrites
+    say(f"{cell.label} {family}", f"found {', '.join(names) or 'none'}")
+    while names:
+        networks = dict(zip(FAMILIES[family], (compare(s, names) for s in searches), strict=True))
+        losing = [s for s, n in zip(searches, networks.values(), strict=True) if n["ratio"] > 1]
+        if not losing:
+            return row(cell, names, networks)
+        names = losing[0].better(names, tuning.toggled(names, names, 1)) or ()
+    return row(cell, (), {})
+
+
+def compare(made: Search, names: Names) -> dict[str, Any]:
+    """Time with the rewrites over time without, or operators where they are counted."""
+    made.make(())
+    if made.make(names) is None:
+        return {"ratio": float("inf"), "spread": [float("inf")] * 2}
+    ratios = made.ratios([(), names], ROUNDS)[1]
+    return {"ratio": round(statistics.median(ratios), 3), "spread": [round(f(ratios), 3) for f in (min, max)]}
+
+
+def row(cell: Cell, names: Names, networks: dict[str, Any]) -> dict[str, Any]:
+    """A row of the table with its measurement."""
+    runtime, processor = measured_here(cell)[1:]
+    return {"rewrites": list(names), "networks": networks, "runtime": runtime, "processor": processor}
+
+
+def common(rows: Iterable[dict[str, Any]]) -> Names:
+    """The rewrites that all rows have."""
+    found = [set(r["rewrites"]) for r in rows]
+    return tuple(name for name in REWRITES if all(name in names for names in found))
+
+
+def learn_others(cell: Cell, rows: Sequence[dict[str, Any]], folder: Path) -> dict[str, Any]:
+    """The rewrites for networks of no family."""
+    names = common(rows)
+    if not names:
+        return row(cell, names, {})
+    networks = {}
+    for name in (name for members in FAMILIES.values() for name in members):
+        networks[name] = compare(search(Here(folder), cell, name), names)
+        if networks[name]["ratio"] > 1:
+            return row(cell, (), {})
+    return row(cell, names, networks)
+
+
+def kept(target: str, recipe: str, family: str) -> Path:
+    return WORK / f"{target}-{recipe}-{family}.json"
+
+
+def measure(target: str, rounds: int) -> None:
+    """Learn all rows of one target that are not there yet, in this process."""
+    for recipe in TARGETS[target]:
+        (cell,) = cells([target], [recipe], {})
+        for family in (*FAMILIES, OTHERS):
+            path = kept(target, recipe, family)
+            if path.exists():
+                continue
+            with tempfile.TemporaryDirectory(prefix="lvexport-") as scratch:
+                if family == OTHERS:
+                    rows = [json.loads(kept(target, recipe, f).read_text()) for f in FAMILIES]
+                    found = learn_others(cell, rows, Path(scratch))
+                else:
+                    found = learn(cell, family, Path(scratch), rounds)
+            path.write_text(json.dumps(found, indent=1))
+
+
+def write() -> None:
+    """Put every row that was learned into the table; the others stay."""
+    document = json.loads(TABLE.read_text())
+    for target, recipes in TARGETS.items():
+        for recipe in ("fp32", "fp16"):
+            source = SAME.get((target, recipe), recipe)
+            if source not in recipes:
+                continue
+            for family in (*FAMILIES, OTHERS):
+                path = kept(target, source, family)
+                if path.exists():
+                    enter(document, (target, recipe, family), json.loads(path.read_text()))
+    TABLE.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def enter(document: dict[str, Any], place: tuple[str, str, str], found: dict[str, Any]) -> None:
+    """Put a row and its measurement at target, recipe and family."""
+    target, recipe, family = place
+    names = found.pop("rewrites")
+    for part, value in (("rewrites", names), ("measured", found)):
+        document[part].setdefault(target, {}).setdefault(recipe, {})[family] = value
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tools.learn")
+    parser.add_argument("targets", nargs="*", default=list(TARGETS), help="those to learn for")
+    parser.add_argument("--rounds", type=int, default=1, help="of single changes in each search")
+    parser.add_argument("--write", action="store_true", help="only write the table anew")
+    parser.add_argument("--here", action="store_true", help="measure in this process and write no table")
+    given = parser.parse_args()
+    WORK.mkdir(parents=True, exist_ok=True)
+    for target in () if given.write else given.targets:
+        if given.here:
+            measure(target, given.rounds)
+        else:  # converters do not all bear each other in one process
+            line = [sys.executable, "-m", "tools.learn", "--here", "--rounds", str(given.rounds), target]
+            subprocess.run(line, cwd=ROOT, check=True)
+    if not given.here:
+        write()
+
+
+if __name__ == "__main__":
+    main()
