@@ -31,7 +31,7 @@ class Onnx:
         import onnx
         import torch
 
-        from lvexport.converters.onnx_weights import OPSET, with_integers, with_transposed
+        from lvexport.converters.onnx_weights import OPSET, strip, with_integers, with_transposed
 
         program = captured.program()
         weights, static = request.recipe.weights, request.recipe.activations is not None
@@ -50,6 +50,7 @@ class Onnx:
         assert exported is not None
         if static:  # onnxsim would make integer weights floating-point numbers again
             model, remarks = with_transposed(exported.model_proto), []
+            strip(model)
         else:
             model, remark = simplify(exported.model_proto, captured)
             remarks = [remark]

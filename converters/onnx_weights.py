@@ -127,3 +127,11 @@ def with_transposed(model: Any) -> Any:
     for tensor in [t for t in model.graph.initializer if t.name not in used]:
         model.graph.initializer.remove(tensor)
     return model
+
+
+def strip(model: Any) -> None:
+    """Take out what the exporter notes of each node, which in a small network is as long as its weights."""
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    del model.graph.value_info[:]

@@ -58,7 +58,7 @@ def export(
     of what is known of the model. ``name``: the bundle's name for a module. ``samples``: how many images the verdict is
     taken over. ``optimize``: how to rewrite for inference, ``default``, ``tune`` or ``none``. ``calibration``: what the
     ranges of integer activations follow from, a folder of pictures, an .npz, or arrays (n, …) as the model takes them;
-    ``observer``: how, ``mse``, ``min-max``, ``percentile`` or ``entropy``. ``max_drop``: points of accuracy that
+    ``observer``: how, ``percentile``, ``mse``, ``min-max`` or ``entropy``. ``max_drop``: points of accuracy that
     integers may cost. ``timeout``: seconds for each conversion or run. ``eval_data``: labelled pictures to measure
     accuracy on, as ``data`` for :func:`evaluate`. ``options``: of the targets, such as ``min_ios="16"``.
     Relative paths are from the working directory.

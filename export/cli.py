@@ -125,7 +125,7 @@ def export(
     eval_: Annotated[str | None, Parameter(group=_HOW, name="--eval")] = None,
     optimize: Annotated[str, Parameter(group=_WHAT)] = "default",
     calib: Annotated[Path | None, Parameter(group=_WHAT)] = None,
-    observer: Annotated[str, Parameter(group=_WHAT)] = "mse",
+    observer: Annotated[str, Parameter(group=_WHAT)] = "percentile",
     max_drop: Annotated[float, Parameter(group=_WHAT)] = 1.0,
     int8_io: Annotated[bool, Parameter(group=_WHAT, negative=())] = False,
     force: Annotated[bool, Parameter(group=_HOW, negative=())] = False,
@@ -163,7 +163,7 @@ def export(
     calib
         Folder of pictures, or an .npz file, from which the ranges of integer activations follow (images that ship).
     observer
-        How they follow: mse, min-max, percentile or entropy.
+        How they follow: percentile, mse, min-max or entropy.
     max_drop
         Points of accuracy that integers may cost; mixed leaves as many layers in floating point as that needs.
     int8_io

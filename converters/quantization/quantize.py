@@ -55,6 +55,8 @@ def quantize(
     chosen = None
     if settings.budget is not None:
         chosen = choose(board, total, calibration.batches, calibration.labels, settings.budget, settings.kept)
+        if settings.prepare and chosen.floating:  # what other layers make of their roundings has changed
+            bias.correct(board, calibration.batches[:CORRECTED_WITH])
     on = board.on()
     settled = settle(board)
     integer = Integer(
