@@ -121,17 +121,21 @@ def _coreml(artifact: Path, layer: Layer) -> None:
     model.ParseFromString(path.read_bytes())
     (function,) = model.mlProgram.functions.values()
     (block,) = function.block_specializations.values()
+    constants = {o.outputs[0].name: o.attributes["val"] for o in block.operations if o.type == "const"}
+
+    def tensor(operation: Any, parameter: str) -> Any:
+        argument = operation.inputs[parameter].arguments[0]
+        return (constants[argument.name] if argument.name else argument.value).immediateValue.tensor
+
     for operation in block.operations:
-        if operation.type != "dequantize":
+        if operation.type != "dequantize" or "zero_point" not in operation.inputs:
             continue
-        scale = operation.inputs["scale"].arguments[0].value.immediateValue.tensor.bytes.values
-        if not np.isclose(np.frombuffer(scale, np.float16)[0], layer.given[0], rtol=2**-10):
-            continue
-        found = operation.inputs["zero_point"].arguments[0].value.immediateValue.tensor
-        old = found.bytes.values if found.WhichOneof("value") == "bytes" else bytes([found.ints.values[0] & 255])
-        found.bytes.values = bytes([(old[0] + 1) & 255])
-        path.write_bytes(model.SerializeToString())
-        return
+        scale = np.frombuffer(tensor(operation, "scale").bytes.values, np.float16)
+        if np.isclose(scale[0], layer.given[0], rtol=2**-10):
+            zero_point = tensor(operation, "zero_point").bytes
+            zero_point.values = bytes([(zero_point.values[0] + 1) & 255])
+            path.write_bytes(model.SerializeToString())
+            return
     raise AssertionError(f"the grid of {layer.name} is not in {artifact}")
 
 
