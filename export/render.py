@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lvexport import render_integers
 from lvexport.validation.accuracy import finding
 from lvexport.validation.contract import JUDGED
 
@@ -371,6 +372,10 @@ def export_result(bundle: Bundle) -> None:
     """What was made, and what to type next."""
     out().print(results(bundle))
     out().print(origins(bundle))
+    for shown in (*render_integers.summaries(bundle), *render_integers.searches(bundle)):
+        out().print(shown)
+    for text in render_integers.uncovered(bundle):
+        warn(text, loud=True)
     evaluations(bundle)
     doubts(bundle)
     problems(bundle)
