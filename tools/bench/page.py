@@ -11,7 +11,7 @@ HEAD = """# Benchmark
 Our artifacts beside those of the converters' own minimal scripts (`tools/bench/minimal.py`), one thread, timed in turn;
 `make bench` measures this anew. A line says the milliseconds of our fastest run, and the ratio of medians, ours to the
 minimal script's, with its least and largest value among the repetitions. *roof*: the share of this core's fastest
-matrix product that our artifact's fastest run reaches, with two operations for every multiply-accumulate of the network.
+matrix product that our artifact's fastest run reaches, two operations for every multiply-accumulate of the network.
 Bytes and operators, as `lvexport info` counts them, of the minimal script's artifact and of ours, do not depend on the
 processor; a delegate's call counts as one.
 
