@@ -70,7 +70,7 @@ def text(document: dict[str, Any]) -> str:
     best = max(roofs["gflops"].values())
     products = ", ".join(f"{name} {value:.0f}" for name, value in roofs["gflops"].items())
     lines = [
-        f"Machine: {document['machine']}. GFLOP/s of a 1024 × 1024 matrix product on one core: {products}. Copying "
+        f"Machine: {document['machine']}. GFLOP/s of a 512 × 512 matrix product on one core: {products}. Copying "
         f"memory: {roofs['bandwidth']:.0f} GB/s. Runtimes: {', '.join(document['runtimes'].values())}.\n",
         f"| {' | '.join(COLUMNS)} |",
         "|---" * len(COLUMNS) + "|",
