@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard export/*.py models/*.py training/*.py converters/*.py converters/*/*.py validation/*.py validation/*/*.py validation/mil/*/*.py)
 
-.PHONY: help install demo test test-slow lint format conformance fuzz bench learn check-defaults bench-mil lock schema picture train-demo matrix multi-scale sample docker clean
+.PHONY: help install demo test test-slow lint format conformance fuzz bench learn check-defaults bench-mil lock schema picture train-demo train-witness matrix multi-scale sample docker clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -72,6 +72,13 @@ train-demo: install  ## train the demo checkpoints anew (each up to an hour on 2
 	$(BIN)/lvexport train mobile_former_26m --data fashion-mnist --half --output runs/demo/mobile_former_26m
 	$(BIN)/lvexport train efficientformer_nano --data fashion-mnist --half --output runs/demo/efficientformer_nano
 	cp runs/demo/*/*.safetensors runs/demo/*/*.json runs/demo/*/*.md runs/demo/*/*.svg models/checkpoints/
+
+train-witness: install  ## train the harder witness anew from the demo (an hour on a core; needs dataset-fashion-mnist)
+	$(BIN)/lvexport train mobilevit_xxs --data collages --start demo --freeze 2 --half --output runs/witness \
+		--batch 48 --lr 1.5e-3 --epochs 4
+	for kind in safetensors json md svg; do \
+		cp runs/witness/mobilevit_xxs.$$kind models/checkpoints/mobilevit_xxs-witness.$$kind; done
+	sed -i 's/mobilevit_xxs\.svg/mobilevit_xxs-witness.svg/' models/checkpoints/mobilevit_xxs-witness.md
 
 matrix: install  ## build every network for every target and put the verdicts into the README (hours)
 	$(BIN)/python tools/matrix.py

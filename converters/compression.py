@@ -16,11 +16,12 @@ from torch.export import ExportedProgram
 
 from lvexport.converters.contract import Integers
 from lvexport.converters.derived import constant, examples, rewritten
-from lvexport.converters.rewrites.norms import fold_batch_norms
+from lvexport.converters.rewrites.norms import fold_batch_norms, fold_norm_affines
 
 # Tensors of so many numbers or fewer stay as they are: of small ones, scales and the operation that applies them take
 # what rounding saves. coremltools' default (optimize/coreml/_config.py, ``weight_threshold``).
 SMALLEST = 2048
+_SAME = 1e-6  # of the largest magnitude: what rounding in single precision may do to a whole multiple of a scale
 # Shares of a block's largest magnitude that its range may reach to. Clipping a few numbers rounds the others finer.
 _RANGES = tuple(1 - 0.04 * i for i in range(13))
 
@@ -59,16 +60,35 @@ def quantize(weight: Tensor, integers: Integers) -> Quantized:
     """Round a weight (O, I, …), each block over the range that leaves it the least squared error."""
     grouped = blocks(weight.detach().double(), integers)
     largest = grouped.abs().amax(-1, keepdim=True)
-    scales = torch.stack([largest * share / integers.largest for share in _RANGES])
+    scales = torch.stack([short(largest * share / integers.largest) for share in _RANGES])
     errors = (on_grid(grouped, scales, integers) * scales - grouped).square().sum(-1, keepdim=True)
     best = scales.gather(0, errors.argmin(0, keepdim=True))[0]
     return _quantized(weight, best, integers)
+
+
+def short(scale: Tensor) -> Tensor:
+    """Scales of 8 significant bits.
+
+    No format of a target rounds them further: XNNPACK keeps those of blocks as bfloat16, LiteRT as float16. Times an
+    integer they are exact in single precision.
+    """
+    mantissa, exponent = torch.frexp(scale)
+    return torch.ldexp((mantissa * 256).round() / 256, exponent)
 
 
 def requantize(weight: Tensor, integers: Integers) -> Quantized:
     """The integers and scales of a weight that was rounded before: its largest magnitude is the largest integer."""
     grouped = blocks(weight.detach().double(), integers)
     return _quantized(weight, grouped.abs().amax(-1, keepdim=True) / integers.largest, integers)
+
+
+def recovered(weight: Tensor, integers: Integers) -> Quantized | None:
+    """The integers and scales that a weight was rounded to, or None where it was not."""
+    if weight.numel() <= SMALLEST:
+        return None
+    found = requantize(weight, integers)
+    off = (found.restored() - weight).abs().max() / weight.abs().max()
+    return found if off <= _SAME else None
 
 
 def on_grid(grouped: Tensor, scale: Tensor, integers: Integers) -> Tensor:
@@ -96,14 +116,20 @@ def weights(module: torch.fx.GraphModule) -> Iterator[torch.fx.Node]:
 
 
 def compress(program: ExportedProgram, integers: Integers) -> ExportedProgram:
-    """The same program with rounded weights, batch normalisation folded into them before."""
+    """The same program with rounded weights.
+
+    Batch normalisation and the factors of layer normalisations are folded into them before, for a converter that did so
+    afterwards, as LiteRT's does, would find other numbers there than integers times a scale.
+    """
 
     def round_weights(module: torch.fx.GraphModule) -> None:
         for node in weights(module):
             weight = constant(module, node)
             weight.data = quantize(weight, integers).restored().to(weight.dtype)
 
-    return torch.export.export(rewritten(program, fold_batch_norms, round_weights), examples(program))
+    return torch.export.export(
+        rewritten(program, fold_batch_norms, fold_norm_affines, round_weights), examples(program)
+    )
 
 
 def compress_file(program: Path, integers: Integers, out: Path) -> None:

@@ -62,7 +62,9 @@ class Recipe:
     ``significand_bits`` counts the hidden one: 24 for float32, 11 for float16 (IEEE 754). ``activations``: bits of
     whole numbers that convolutions and linear layers are given and give; None where these stay floating point.
     ``mixed``: only as many of these layers as a budget allows. ``requires`` has the values that an option of the target
-    may then have, the first of them the default.
+    may then have, the first of them the default. ``dynamic``: the target may compute layers with integer weights in
+    integers, and then rounds what they take as it comes (:func:`rounds_activations`). ``method``: in a few words, how
+    the target does it.
     """
 
     name: str
@@ -71,6 +73,8 @@ class Recipe:
     weights: Integers | None = None
     activations: int | None = None
     mixed: bool = False
+    dynamic: bool = False
+    method: str = ""
     requires: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
 
@@ -135,6 +139,17 @@ class Delegation:
 
     calls: int
     outside: dict[str, str]
+
+
+DYNAMIC, FLOAT = "dynamic", "float"
+ACTIVATIONS = Choice(
+    (DYNAMIC, FLOAT), "what layers with integer weights take: rounded to 8 bits as it comes, or in floating point"
+)
+
+
+def rounds_activations(recipe: Recipe, options: Mapping[str, str]) -> bool:
+    """Whether an artifact rounds what its layers take to 8 bits, over the range that it has in that inference."""
+    return recipe.dynamic and options.get("activations", DYNAMIC) == DYNAMIC
 
 
 @dataclass(frozen=True)

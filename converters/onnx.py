@@ -8,14 +8,14 @@ from types import MappingProxyType
 from typing import Any
 
 from lvexport.converters.contract import Captured, Choice, ConversionError, Notes, Request
-from lvexport.converters.recipes import FLOATS, FLOATS_ONLY, STATIC
+from lvexport.converters.recipes import RECIPES
 
 # Simplifying may merge constants, which rounds a few numbers anew; anything beyond a few last places is a change.
 _SIMPLIFIED_TOLERANCE = 1e-5
 
 
 class Onnx:
-    """``fp16`` computes in half precision between single-precision inputs and outputs."""
+    """``fp16`` computes in half precision between single-precision inputs and outputs, ``w8`` and ``w4`` in single."""
 
     name = "onnx"
     summary = "ONNX model, for ONNX Runtime on any platform"
@@ -23,17 +23,19 @@ class Onnx:
     suffix = ".onnx"
     distributions = ("onnx", "onnxscript", "onnxsim", "onnxruntime")
     modules = ("torch.onnx", "onnxscript", "onnxsim", "onnxruntime")
-    recipes = FLOATS | STATIC
-    refusals = FLOATS_ONLY
+    recipes = RECIPES
+    refusals: Mapping[str, str] = MappingProxyType({})
     options: Mapping[str, Choice] = MappingProxyType({})
 
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:
         import onnx
         import torch
 
+        from lvexport.converters.onnx_weights import OPSET, strip, with_integers, with_transposed
+
         program = captured.program()
-        integer = request.recipe.activations is not None
-        if integer:
+        weights, static = request.recipe.weights, request.recipe.activations is not None
+        if static:
             from lvexport.converters.quantization.forms import with_flat_layers
 
             program = with_flat_layers(program)
@@ -43,41 +45,23 @@ class Onnx:
             input_names=[s.name for s in captured.inputs],
             output_names=[s.name for s in captured.outputs],
             verbose=False,
+            opset_version=None if weights is None or static else OPSET,
         )
         assert exported is not None
-        if integer:  # onnxsim would make integer weights floating-point numbers again
-            model, remark = integer_weights(exported.model_proto), "weights as integers"
+        if static:  # onnxsim would make integer weights floating-point numbers again
+            model, remarks = with_transposed(exported.model_proto), []
+            strip(model)
         else:
             model, remark = simplify(exported.model_proto, captured)
+            remarks = [remark]
         if request.recipe.name == "fp16":
             model = halve(model)
+        if weights is not None and not static:
+            model, count = with_integers(model, weights)
+            remarks.append(f"weights in integers: {count}")
         onnx.checker.check_model(model, full_check=True)
         onnx.save(model, str(out))
-        return Notes("torch.export", (remark,))
-
-
-def integer_weights(model: Any) -> Any:
-    """The model with transposed integer weights where it transposes them: runtimes then find the layer behind."""
-    from onnx import numpy_helper
-
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    producers = {name: node for node in model.graph.node for name in node.output}
-    for node in [n for n in model.graph.node if n.op_type == "Transpose"]:
-        scaled = producers.get(node.input[0])
-        if scaled is None or scaled.op_type != "DequantizeLinear" or scaled.input[0] not in constants:
-            continue
-        order = next(a.ints for a in node.attribute if a.name == "perm")
-        axis = next(a for a in scaled.attribute if a.name == "axis")
-        turned = numpy_helper.to_array(constants[scaled.input[0]]).transpose(order)
-        name = f"{scaled.input[0]}_transposed"
-        model.graph.initializer.append(numpy_helper.from_array(turned.copy(), name))
-        axis.i = list(order).index(axis.i)
-        scaled.input[0], scaled.output[0] = name, node.output[0]
-        model.graph.node.remove(node)
-    used = {name for node in model.graph.node for name in node.input}
-    for tensor in [t for t in model.graph.initializer if t.name not in used]:
-        model.graph.initializer.remove(tensor)
-    return model
+        return Notes("torch.export", tuple(remarks))
 
 
 def halve(model: Any) -> Any:

@@ -14,19 +14,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lvexport.api import export, verify
+    from lvexport.api import evaluate, export, verify
     from lvexport.bundle import Bundle
     from lvexport.errors import LvexportError, UsageError
     from lvexport.models.build import build
 
     __version__: str
 
-__all__ = ["Bundle", "LvexportError", "UsageError", "build", "export", "verify"]
+__all__ = ["Bundle", "LvexportError", "UsageError", "build", "evaluate", "export", "verify"]
 _HOMES = {
     "Bundle": "lvexport.bundle",
     "LvexportError": "lvexport.errors",
     "UsageError": "lvexport.errors",
     "build": "lvexport.models.build",
+    "evaluate": "lvexport.api",
     "export": "lvexport.api",
     "verify": "lvexport.api",
 }

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lvexport import overrides, pipeline, verification
+from lvexport import evaluation, overrides, pipeline, verification
 from lvexport.bundle import Bundle
 from lvexport.calibration import Given, held
 from lvexport.converters.contract import Budget
@@ -46,6 +46,7 @@ def export(
     observer: str = OBSERVER_NAMES[0],
     max_drop: float = 1.0,
     timeout: float = Limits.seconds,
+    eval_data: str | Path | None = None,
     report: Report = silent,
     **options: str,
 ) -> Bundle:
@@ -57,9 +58,9 @@ def export(
     of what is known of the model. ``name``: the bundle's name for a module. ``samples``: how many images the verdict is
     taken over. ``optimize``: how to rewrite for inference, ``default``, ``tune`` or ``none``. ``calibration``: what the
     ranges of integer activations follow from, a folder of pictures, an .npz, or arrays (n, …) as the model takes them;
-    ``observer``: how, ``mse``, ``min-max``, ``percentile`` or ``entropy``. ``max_drop``: points of accuracy that
-    integers may cost. ``timeout``: seconds for
-    each conversion or run. ``options``: of the targets, such as ``min_ios="16"``.
+    ``observer``: how, ``percentile``, ``mse``, ``min-max`` or ``entropy``. ``max_drop``: points of accuracy that
+    integers may cost. ``timeout``: seconds for each conversion or run. ``eval_data``: labelled pictures to measure
+    accuracy on, as ``data`` for :func:`evaluate`. ``options``: of the targets, such as ``min_ios="16"``.
     Relative paths are from the working directory.
 
     A failing target does not raise: see ``status``, ``error`` and ``verdict`` of ``bundle.results``, one an artifact.
@@ -84,7 +85,36 @@ def export(
         Budget(max_drop / 100),
         limits=Limits(timeout),
     )
-    return pipeline.export(plan, report, module)
+    if eval_data is None:
+        return pipeline.export(plan, report, module)
+    asked = evaluation.Request(eval_data, limits=plan.limits)
+    evaluation.check(source, asked)
+    return evaluation.evaluate_made(pipeline.export(plan, report, module), source, asked, report, module)
+
+
+def evaluate(
+    bundle: str | Path | Bundle,
+    data: str | Path = "builtin",
+    *,
+    limit: int | None = None,
+    against: str | None = None,
+    weights: str | Path | None = None,
+    timeout: float = Limits.seconds,
+    report: Report = silent,
+) -> Bundle:
+    """Measure the accuracy of a bundle's artifacts, and of the original on the same labelled pictures.
+
+    ``data``: a folder with a folder for each class, a folder with ``labels.csv``, an ``.npz`` file with ``pixels`` and
+    ``labels``, or ``builtin``, the labelled sample that ships. ``limit``: how many pictures at most, taken evenly.
+    ``against`` and ``weights``: the original, where the bundle does not say where it is to be had.
+
+    The results are put into the bundle's manifest and are the ``evaluation`` of each of ``results`` of the bundle
+    returned. Raises :class:`lvexport.errors.UsageError` for pictures that cannot be used.
+    """
+    path = bundle.path if isinstance(bundle, Bundle) else Path(bundle)
+    named = None if weights is None else str(weights)
+    request = evaluation.Request(data, limit, against, named, limits=Limits(timeout))
+    return evaluation.evaluate(path, request, report)
 
 
 def verify(

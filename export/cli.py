@@ -70,7 +70,7 @@ class Selection:
     """Which numbers a model has."""
 
     weights: Annotated[str, Parameter(group=_MODEL)] = "auto"
-    "auto (official ones from the hub, else the demo, else an error), demo, random (seeded), or a checkpoint's PATH."
+    "auto (the hub's, else the demo, else an error), demo, witness, random (seeded), or a checkpoint's PATH."
     num_classes: Annotated[int | None, Parameter(group=_MODEL)] = None
     "Number of classes of the checkpoint, where it is not the published 1,000."
     imgsz: Annotated[int | None, Parameter(group=_MODEL)] = None
@@ -116,14 +116,16 @@ def export(
     quantize: Annotated[str, Parameter(group=_WHAT)] = "fp32",
     min_ios: Annotated[str | None, Parameter(group=_WHAT, name="--min-ios")] = None,
     io: Annotated[str | None, Parameter(group=_WHAT)] = None,
+    activations: Annotated[str | None, Parameter(group=_WHAT)] = None,
     selection: Selection = Selection(),
     pictures: Pictures = Pictures(),
     labelling: Labelling = Labelling(),
     output: Annotated[Path, Parameter(group=_HOW)] = Path("dist"),
     samples: Annotated[int | None, Parameter(group=_HOW)] = None,
+    eval_: Annotated[str | None, Parameter(group=_HOW, name="--eval")] = None,
     optimize: Annotated[str, Parameter(group=_WHAT)] = "default",
     calib: Annotated[Path | None, Parameter(group=_WHAT)] = None,
-    observer: Annotated[str, Parameter(group=_WHAT)] = "mse",
+    observer: Annotated[str, Parameter(group=_WHAT)] = "percentile",
     max_drop: Annotated[float, Parameter(group=_WHAT)] = 1.0,
     int8_io: Annotated[bool, Parameter(group=_WHAT, negative=())] = False,
     force: Annotated[bool, Parameter(group=_HOW, negative=())] = False,
@@ -153,13 +155,15 @@ def export(
         Core ML: oldest iOS that has to load the package, 15 to 18 (17).
     io
         Core ML: tensor, or image for a picture in and a class label out (tensor).
+    activations
+        TFLite in w8: dynamic, layers in integers, or float, their weights alone (dynamic).
     optimize
         Rewrites for inference: default (those that measured fastest for the family), tune (measure here, which takes
         minutes to hours, and keep the result), or none.
     calib
         Folder of pictures, or an .npz file, from which the ranges of integer activations follow (images that ship).
     observer
-        How they follow: mse, min-max, percentile or entropy.
+        How they follow: percentile, mse, min-max or entropy.
     max_drop
         Points of accuracy that integers may cost; mixed leaves as many layers in floating point as that needs.
     int8_io
@@ -168,6 +172,9 @@ def export(
         Folder in which the bundle is made.
     samples
         Images that the verdict is taken over, at most 2,000; by default fewer for large inputs.
+    eval_
+        Measure accuracy as well, on labelled pictures: a folder with a folder for each class, or builtin, those that
+        ship (lvexport eval).
     force
         Make everything anew, also what would come out the same.
     workers
@@ -177,7 +184,7 @@ def export(
     memory
         GiB of memory at which a conversion or run is ended; by default four fifths of the machine's.
     """
-    from lvexport import notices, pipeline
+    from lvexport import evaluation, notices, pipeline
     from lvexport.api import split
     from lvexport.converters.contract import Budget
     from lvexport.jobs import Limits
@@ -186,8 +193,8 @@ def export(
     from lvexport.source import resolve
 
     positive(samples=samples, workers=workers, timeout=timeout, memory=memory, max_drop=max_drop)
-    typed = {name: value for name, value in (("min_ios", min_ios), ("io", io)) if value is not None}
-    typed |= {"int8_io": "yes"} if int8_io else {}
+    given = {"min_ios": min_ios, "io": io, "activations": activations, "int8_io": "yes" if int8_io else None}
+    typed = {name: value for name, value in given.items() if value is not None}
     known_word(model)
     chosen = cells(split(to), split(quantize), typed)
     overrides = said(pictures, labelling)
@@ -207,9 +214,14 @@ def export(
         workers,
         limits,
     )
+    asked = None if eval_ is None else evaluation.Request(eval_, workers=workers, limits=limits)
+    if asked is not None:
+        evaluation.check(source, asked)
     tell(notices.of_source(model, source, selection.weights, selection.num_classes), printing)
     with progress(printing.quiet or printing.json) as report:
         made = pipeline.export(plan, report)
+        if asked is not None:
+            made = evaluation.evaluate_made(made, source, asked, report)
     return finish(made, printing, lambda: export_result(made))
 
 
@@ -388,6 +400,58 @@ def verify(
     return finish(found, printing, lambda: verify_result(found))
 
 
+@app.command(name="eval")
+def eval_(
+    path: Path,
+    *,
+    data: Annotated[str, Parameter(group=_HOW)],
+    limit: Annotated[int | None, Parameter(group=_HOW)] = None,
+    against: Annotated[str | None, Parameter(group=_HOW)] = None,
+    weights: Annotated[str | None, Parameter(group=_HOW)] = None,
+    workers: Annotated[int, Parameter(group=_HOW)] = CORES,
+    timeout: Annotated[float, Parameter(group=_HOW)] = 1800.0,
+    printing: Printing = Printing(),
+) -> int:
+    """Accuracy of a bundle's artifacts on labelled pictures, each in its runtime, beside the original's.
+
+    Top-1 and top-5 have 95 % confidence intervals; on the same pictures, the exact test of McNemar says whether the
+    artifact is worse than the original beyond chance. The results are put into the bundle's manifest.
+
+    For example:
+
+        lvexport eval dist/mobilevit_xxs-demo-64 --data builtin
+        lvexport eval dist/mobilevit_s-256 --data imagenet/val --limit 5000
+
+    Parameters
+    ----------
+    path
+        A bundle's folder, or an artifact in one.
+    data
+        A folder with a folder for each class (called by its label or number), a folder with labels.csv (file,label), an
+        .npz file with pixels and labels, or builtin: the labelled sample that ships.
+    limit
+        Pictures at most, taken evenly from the whole.
+    against
+        The original, where the bundle does not say where it is to be had: a model, as for export.
+    weights
+        The original's weights, as for export.
+    workers
+        Runs at a time.
+    timeout
+        Seconds after which the run of a part of the pictures is ended.
+    """
+    from lvexport import evaluation
+    from lvexport.jobs import Limits
+    from lvexport.render import evaluation_result, progress
+
+    positive(limit=limit, workers=workers, timeout=timeout)
+    asked = evaluation.Request(data, limit, against, weights, workers, Limits(timeout))
+    hear(printing)
+    with progress(printing.quiet or printing.json) as report:
+        found = evaluation.evaluate(path, asked, report)
+    return finish(found, printing, lambda: evaluation_result(found))
+
+
 @app.command
 def bench(
     *paths: Path,
@@ -441,6 +505,8 @@ def train(
     model: str,
     *,
     data: Annotated[str, Parameter(group=_WHAT)],
+    start: Annotated[str | None, Parameter(group=_WHAT)] = None,
+    freeze: Annotated[int, Parameter(group=_WHAT)] = 0,
     imgsz: Annotated[int | None, Parameter(group=_WHAT)] = None,
     sizes: Annotated[str, Parameter(group=_WHAT)] = "",
     epochs: Annotated[int, Parameter(group=_HOW)] = 10,
@@ -473,9 +539,15 @@ def train(
     model
         A name (lvexport list) or a family (its smallest member).
     data
-        fashion-mnist, or a folder with train/CLASS/NAME.jpg and val/CLASS/NAME.jpg.
+        fashion-mnist, collages of its items (where is the other one of the middle one's class?), or a folder with
+        train/CLASS/NAME.jpg and val/CLASS/NAME.jpg.
+    start
+        Weights to begin with, of any classes: demo, or a checkpoint's PATH. By default random ones.
+    freeze
+        With --start: how many of the first stages keep those weights, and the stem with them.
     imgsz
-        Pixels a side that accuracy is measured at; by default the network's own size, 64 for fashion-mnist.
+        Pixels a side that accuracy is measured at; by default the network's own size, 64 for fashion-mnist, 96 for
+        collages.
     sizes
         Pixels a side to train at, with commas. With several, each batch draws one of them, and small pictures come in
         larger batches (multi-scale sampler). By default imgsz alone.
@@ -515,12 +587,13 @@ def train(
     training_command.check_shares(warmup=warmup, label_smoothing=label_smoothing, ema_decay=ema_decay)
     schedule = Schedule(epochs, side, chosen, batch, lr, weight_decay, warmup, label_smoothing, ema_decay, seed)
     folder = output or Path("runs") / f"{entry.name}-{side}"
+    begin = training_command.begin_with(entry.name, start, freeze)
     tell(notices.of_family(model, entry.name), printing)
 
     from lvexport.training.run import Request
     from lvexport.training.run import train as run
 
-    request = Request(entry, data, schedule, folder, half, force, workers, save_every)
+    request = Request(entry, data, schedule, folder, half, force, workers, save_every, begin, freeze)
     with training_command.stoppable(), training_progress(printing.quiet or printing.json) as (report, resuming):
         outcome = run(request, report, resuming)
     if outcome is not None and printing.json:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lvexport.converters.contract import Integers
+from lvexport.converters.contract import Integers, rounds_activations
 from lvexport.converters.quantization.settings import Integer
 from lvexport.converters.recipes import RECIPES
+from lvexport.converters.registry import CONVERTERS
 from lvexport.feeding import load_outputs
 from lvexport.inputs import Sample
-from lvexport.jobs import CompressJob, ReferenceJob
+from lvexport.jobs import CompressJob, ReferenceJob, SimulateJob
 from lvexport.processes import Workshop
 from lvexport.source import Source
 from lvexport.validation.contract import Array
@@ -21,33 +22,53 @@ from lvexport.validation.contract import Array
 class Compressed:
     """The program with roundings, and what PyTorch makes of the sample with it. ``name`` tells it from others.
 
-    ``integer``: which part of it integers compute, where activations are rounded as well. ``sqnr_db``: what rewriting
-    it for inference before left.
+    ``dynamic``: what it makes with activations rounded as they come as well, where an artifact does so. ``integer``:
+    which part of it integers compute, where activations are rounded to fixed grids; ``layers``: the file of what these
+    are made of. ``sqnr_db``: what rewriting it for
+    inference before left.
     """
 
     program: Path
     references: list[Array]
     name: str
+    dynamic: list[Array] | None = None
     integer: Integer | None = None
+    layers: Path | None = None
     sqnr_db: float | None = None
 
 
-def compress(shop: Workshop, source: Source, program: Path, recipe: str, sampled: Sample) -> Compressed:
+def compress(shop: Workshop, source: Source, program: Path, recipe: str, sampled: Sample, dynamic: bool) -> Compressed:
     """Round the weights of a captured program as a recipe says, and run it over the sample."""
     weights = RECIPES[recipe].weights
     assert weights is not None
     rounded, out = shop.folder / f"program-{recipe}.pt2", shop.folder / f"reference-{recipe}.safetensors"
     shop.do(CompressJob(program, weights, rounded))
     shop.do(ReferenceJob(replace(source, kind="program", spec=str(rounded)), sampled.inputs, out))
-    return Compressed(rounded, load_outputs(out), recipe)
+    references = load_outputs(out)
+    if not dynamic:
+        return Compressed(rounded, references, recipe)
+    simulated = shop.folder / f"reference-{recipe}-dynamic.safetensors"
+    shop.do(SimulateJob(rounded, sampled.inputs, simulated))
+    return Compressed(rounded, references, recipe, load_outputs(simulated))
+
+
+def simulation(recipe: str) -> str:
+    """The name under which outputs with rounded activations stand beside those of the recipe."""
+    return f"{recipe}-dynamic"
+
+
+def dynamic(target: str, recipe: str, options: Mapping[str, str]) -> bool:
+    """Whether an artifact rounds activations to 8 bits as they come."""
+    found = CONVERTERS[target].recipes.get(recipe) if target in CONVERTERS else None
+    return found is not None and rounds_activations(found, options)
 
 
 def compressing(recipes: Iterable[str]) -> list[str]:
     """Those of the recipes that round weights to integers, and nothing else."""
-    return [name for name in dict.fromkeys(recipes) if integers(name) is not None and not rounds_activations(name)]
+    return [name for name in dict.fromkeys(recipes) if integers(name) is not None and not calibrated(name)]
 
 
-def rounds_activations(recipe: str) -> bool:
+def calibrated(recipe: str) -> bool:
     return recipe in RECIPES and RECIPES[recipe].activations is not None
 
 

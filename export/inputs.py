@@ -55,7 +55,7 @@ def prepare(
         arrays = sample.synthetic(tuple(specs), count, seed=0 if part == "test" else 1)
         save_file({f"{i:03}": arrays[s.name] for i, s in enumerate(specs)}, out)
         return Sample(Inputs(out, count), None, "synthetic: seeded random numbers")
-    pictures = sample.shipped(count, part)
+    pictures = sample.suited(source.labels, count, part)
     count = len(pictures.pixels)
     p = source.preprocessing
     fitted = sample.fit(pictures.pixels, specs[0].shape[-1], p.interpolation, p.crop_pct)
@@ -63,4 +63,4 @@ def prepare(
     save_file({sample.PICTURES: sample.grey(fitted) if colourless else fitted}, out)
     labels = pictures.labels if source.labels == pictures.classes else None
     drawn = "made grey" if colourless else "dyed"
-    return Sample(Inputs(out, count, norm), labels, f"real images: Fashion-MNIST, {part} part, {drawn}")
+    return Sample(Inputs(out, count, norm), labels, f"real images: {pictures.name}, {part} part, {drawn}")

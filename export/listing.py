@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lvexport.converters.contract import Converter
 from lvexport.converters.recipes import ALIASES as RECIPE_ALIASES
 from lvexport.converters.recipes import RECIPES
 from lvexport.converters.registry import ALIASES, CONVERTERS
@@ -41,10 +42,16 @@ def targets() -> Rows:
 def recipes() -> Rows:
     alias = {recipe: name for name, recipe in RECIPE_ALIASES.items()}
     found = [
-        (r.name, alias.get(r.name, ""), ",".join(c.name for c in CONVERTERS.values() if r.name in c.recipes), r.summary)
+        (r.name, alias.get(r.name, ""), *(method(c, r.name) for c in CONVERTERS.values()), r.summary)
         for r in RECIPES.values()
     ]
-    return ("name", "alias", "targets", "summary"), found
+    return ("name", "alias", *CONVERTERS, "summary"), found
+
+
+def method(converter: Converter, recipe: str) -> str:
+    """How a target does a recipe, or a dash where it has none."""
+    found = converter.recipes.get(recipe)
+    return "–" if found is None else found.method or "yes"
 
 
 def rewrites() -> Rows:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from lvexport import files, tuning
 from lvexport.calibration import Calibration
-from lvexport.compressing import Compressed, compress, rounds_activations
+from lvexport.compressing import Compressed, calibrated, compress
 from lvexport.converters.contract import Captured, Notes
 from lvexport.errors import CellError, LvexportError, NotRunError
 from lvexport.feeding import load_outputs
@@ -66,13 +66,17 @@ class Made:
 
 @dataclass(frozen=True)
 class Making:
-    """What all cells of one call share. ``calibration`` is there where a recipe rounds activations."""
+    """What all cells of one call share. ``calibration`` is there where a recipe rounds activations to fixed grids.
+
+    ``simulated``: recipes of which an artifact rounds them as they come.
+    """
 
     plan: Plan
     shop: Workshop
     original: Original
     sampled: Sample
     calibration: Calibration | None
+    simulated: frozenset[str]
     work: Path
     report: Report
 
@@ -96,11 +100,12 @@ class Making:
 
     def rounded(self, cell: Cell, kept: int = 0) -> Compressed:
         """The original with the roundings that a cell's recipe asks for, and its outputs over the sample."""
-        what = f"{cell.recipe} layers" if rounds_activations(cell.recipe) else f"{cell.recipe} weights"
+        what = f"{cell.recipe} layers" if calibrated(cell.recipe) else f"{cell.recipe} weights"
         self.report(what, "running")
         source = self.original.capture.source
-        if self.calibration is None or not rounds_activations(cell.recipe):
-            made = compress(self.shop, source, self.original.program, cell.recipe, self.sampled)
+        if self.calibration is None or not calibrated(cell.recipe):
+            simulate = cell.recipe in self.simulated
+            made = compress(self.shop, source, self.original.program, cell.recipe, self.sampled, simulate)
         else:
             program = Program(self.original.program, source)
             made = quantize(self.shop, program, self.plan, cell, self.calibration, self.sampled, kept)
@@ -169,7 +174,9 @@ class Making:
         self.report(cell.label, "running")
         out = self.shop.folder / f"{artifact.name}.outputs"
         try:
-            run = RUN_RESULT.validate_python(self.shop.do(RunJob(cell.target, artifact, self.sampled.inputs, out)))
+            layers = None if made.network is None else made.network.layers
+            job = RunJob(cell.target, artifact, self.sampled.inputs, out, layers=layers)
+            run = RUN_RESULT.validate_python(self.shop.do(job))
         except NotRunError as error:
             return replace(made, error=str(error), not_run=True)
         except LvexportError as error:

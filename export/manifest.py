@@ -16,12 +16,13 @@ class Part(BaseModel):
 
 
 class WeightsInfo(Part):
-    """``kind``: ``demo`` (ships with lvexport), ``hub``, ``file``, ``random`` (seeded), ``own`` (the model's own code).
+    """``kind``: ``demo``, ``witness`` (both ship with lvexport), ``hub``, ``file``, ``random`` (seeded), ``own`` (the
+    model's own code).
 
     ``repo`` and ``revision``, a commit, say what was taken from the hub. ``layout``: whose spelling the checkpoint has.
     """
 
-    kind: Literal["demo", "hub", "file", "random", "own"]
+    kind: Literal["demo", "witness", "hub", "file", "random", "own"]
     sha256: str | None
     path: str | None
     layout: str | None = None
@@ -94,6 +95,17 @@ class IntervalInfo(Part):
     overflow: OverflowInfo | None
 
 
+class LayersInfo(Part):
+    """Layers of the rounded network that were looked for in the artifact, integer by integer.
+
+    ``wrong``: layer → what of its weights, scales or zero points is not as it was rounded.
+    """
+
+    expected: int
+    found: int
+    wrong: dict[str, str]
+
+
 class CompressionInfo(Part):
     """An artifact with integer weights beside the network with the same rounded weights, as PyTorch computes that.
 
@@ -108,6 +120,7 @@ class CompressionInfo(Part):
     max_drop: float
     min_retrieval: float
     within_budget: bool
+    layers: LayersInfo | None = None
 
 
 class VerdictInfo(Part):
@@ -128,6 +141,32 @@ class VerdictInfo(Part):
     interval: IntervalInfo | None = None
     compression: CompressionInfo | None = None
     inputs: str
+    machine: str
+
+
+class EvaluationInfo(Part):
+    """Accuracy on labelled pictures, of the artifact and of its original on the same ones.
+
+    ``data`` says what the pictures are, ``sha256`` is over their labels and bytes (docs/evaluation.md). Intervals are
+    Wilson's, of 95 %. ``top5`` is null for five classes or fewer. ``only_original`` and ``only_artifact`` count the
+    pictures that one alone has right, and ``p_value`` is of the exact test of McNemar on these.
+    """
+
+    data: str
+    sha256: str
+    images: int
+    top1: float
+    top1_interval: tuple[float, float]
+    top5: float | None
+    top5_interval: tuple[float, float] | None
+    original_top1: float
+    original_top1_interval: tuple[float, float]
+    original_top5: float | None
+    original_top5_interval: tuple[float, float] | None
+    only_original: int
+    only_artifact: int
+    p_value: float
+    runtime: str
     machine: str
 
 
@@ -212,6 +251,7 @@ class ArtifactInfo(Part):
     delegation: DelegationInfo | None = None
     network: str | None = None
     quantization: QuantizationInfo | None = None
+    evaluation: EvaluationInfo | None = None
     key: str | None
 
 

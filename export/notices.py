@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lvexport.models.registry import ENTRIES
+from lvexport.models.registry import ENTRIES, SHIPPED
 
 if TYPE_CHECKING:
     from lvexport.source import Source
@@ -44,6 +44,12 @@ def of_weights(source: Source, typed: str) -> Iterator[Notice]:
             f"Good for trying things out, not for use.{why} Give your own with --weights PATH.",
             loud=True,
         )
+    if source.weights.kind == "witness":
+        yield Notice(
+            f"WITNESS WEIGHTS: {source.name} trained to find, in a collage of nine items of clothing, the only other "
+            "item of the middle one's class. Good for seeing what an artifact has lost, and for nothing else.",
+            loud=True,
+        )
     if source.weights.repo is not None:
         yield Notice(f"{source.name} from {source.weights.repo}, commit {source.weights.revision}.")
     if source.weights.kind == "random":
@@ -52,7 +58,7 @@ def of_weights(source: Source, typed: str) -> Iterator[Notice]:
 
 def of_classes(source: Source, typed: int | None) -> Iterator[Notice]:
     """Where a registry network is not the published one, and who says so."""
-    if source.kind != "registry" or source.weights.kind == "demo":
+    if source.kind != "registry" or source.weights.kind in SHIPPED:
         return
     published = ENTRIES[source.name].num_classes
     if source.num_classes != published:

@@ -6,14 +6,16 @@ import copy
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from safetensors.numpy import load_file
 
 from lvexport import bundle, files, golden, machine
 from lvexport.bundle import Bundle
 from lvexport.calibration import Calibration, lay_down
-from lvexport.compressing import compressing, rounds_activations
+from lvexport.compressing import Compressed, calibrated, compressing, dynamic, simulation
 from lvexport.converters.contract import BUDGET, Budget, Notes, Recipe
 from lvexport.documents import describe_original, same_original, tensor_specs
 from lvexport.errors import LvexportError
@@ -36,7 +38,7 @@ from lvexport.quantizing import network_of
 from lvexport.source import Source
 from lvexport.validation.contract import Array
 from lvexport.validation.labelling import mislabelled
-from lvexport.validation.verdict import Interval, Verdict, bounded, judge_all, judge_compressed
+from lvexport.validation.verdict import Interval, Verdict, bounded, eased, judge_all, judge_compressed, with_layers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -145,7 +147,8 @@ def fill(
     # The pool is left last, and waits for its threads; by then their cells must have been stopped.
     with ThreadPoolExecutor(plan.workers) as pool, interruptible(shop):
         wanted = [cell for cell in plan.cells if cell not in kept]
-        making = Making(plan, shop, original, sampled, calibrate(plan, original, wanted, shop), work, report)
+        calibration = calibrate(plan, original, wanted, shop)
+        making = Making(plan, shop, original, sampled, calibration, simulated(plan, manifest), work, report)
         reference = pool.submit(making.reference_over_sample)
         networks = {
             name: pool.submit(making.rounded, cell) for name, cell in rounded_networks(plan, wanted, manifest).items()
@@ -154,18 +157,21 @@ def fill(
             pool.submit(making.make, cell, networks.get(network_of(plan, cell) or "")) for cell in wanted
         }
         references = reference.result()
-        rounded = kept_networks(final, manifest) | {
-            name: done.result().references for name, done in networks.items() if not done.exception()
-        }
-        manifest, new = add_golden(plan, manifest, original, sampled, references, rounded, work)
+        rounded, layers = kept_networks(final, manifest), kept_layers(final, manifest)
+        for done in networks.values():
+            if not done.exception():
+                rounded |= answers(done.result())
+                layers |= layers_of(done.result())
+        manifest, new = add_golden(plan, manifest, original, sampled, references, rounded, layers, work)
         while pending:
             finished, pending = wait(pending, return_when=FIRST_COMPLETED)
             for made in (future.result() for future in finished):
                 if made.network is not None and made.network.name not in rounded:
-                    rounded[made.network.name] = made.network.references
-                    manifest, again = add_golden(plan, manifest, original, sampled, references, rounded, work)
+                    rounded |= answers(made.network)
+                    layers |= layers_of(made.network)
+                    manifest, again = add_golden(plan, manifest, original, sampled, references, rounded, layers, work)
                     new |= again
-                info = finish(made, plan, original, sampled, references, making.calibration)
+                info = finish(made, plan, original, sampled, references, calibration)
                 report(made.cell.label, info.status)
                 results[made.cell] = info
                 if made.log:
@@ -180,10 +186,30 @@ def fill(
 
 def calibrate(plan: Plan, original: Original, cells: Sequence[Cell], shop: Workshop) -> Calibration | None:
     """The inputs that activations are quantized with, where a cell asks for that."""
-    if not any(rounds_activations(cell.recipe) for cell in cells):
+    if not any(calibrated(cell.recipe) for cell in cells):
         return None
     capture = original.capture
     return lay_down(capture.source, capture.inputs, plan.calibration, shop.folder / "calibration.safetensors")
+
+
+def simulated(plan: Plan, manifest: Manifest) -> frozenset[str]:
+    """The recipes of which an artifact rounds activations as they come."""
+    both = [(c.target, c.recipe, dict(c.options)) for c in plan.cells]
+    both += [(a.target, a.recipe, a.options) for a in manifest.artifacts]
+    return frozenset(recipe for target, recipe, options in both if dynamic(target, recipe, options))
+
+
+def answers(network: Compressed) -> dict[str, Sequence[Array]]:
+    """What a rounded network answers, under the names that golden vectors have it by."""
+    more = {} if network.dynamic is None else {simulation(network.name): network.dynamic}
+    return {network.name: network.references, **more}
+
+
+def layers_of(network: Compressed | None) -> dict[str, Array]:
+    """What the layers of a rounded network are made of, under the names that golden vectors have it by."""
+    if network is None or network.layers is None:
+        return {}
+    return {f"{network.name}.layer.{key}": array for key, array in load_file(network.layers).items()}
 
 
 def rounded_networks(plan: Plan, wanted: Sequence[Cell], manifest: Manifest) -> dict[str, Cell]:
@@ -194,6 +220,14 @@ def rounded_networks(plan: Plan, wanted: Sequence[Cell], manifest: Manifest) -> 
     found = {name: cell for cell in wanted if (name := network_of(plan, cell)) is not None}
     present = compressing(a.recipe for a in manifest.artifacts)
     return {recipe: Cell("coreml", recipe, ()) for recipe in present} | found
+
+
+def kept_layers(final: Path, manifest: Manifest) -> dict[str, Array]:
+    """What the golden vectors of the bundle have of the layers of those networks."""
+    path, names = final / bundle.GOLDEN, [a.network for a in manifest.artifacts if a.network]
+    if not names or manifest.golden is None or not intact(path, manifest.golden.sha256):
+        return {}
+    return {f"{name}.layer.{key}": array for name in names for key, array in golden.layers(path, name).items()}
 
 
 def kept_networks(final: Path, manifest: Manifest) -> dict[str, Sequence[Array]]:
@@ -240,12 +274,21 @@ def finish(
     recipe = cell.converter.recipes[cell.recipe]
     try:
         depth = original.capture.depth
-        networks = None if made.network is None else made.network.references
-        verdict = judge_run(references, made.outputs, made.run, sampled.labels, recipe, depth, networks, plan.budget)
+        verdict = judge_run(
+            references, made.outputs, made.run, sampled.labels, recipe, depth, rounded_of(made), plan.budget
+        )
     except ValueError as error:
         return info.model_copy(update={"error": str(error)})
     wrong = mislabelled(original.capture.source.labels, made.run.labels)
     return info.model_copy(update=judgement(verdict, wrong, sampled.origin))
+
+
+def rounded_of(made: Made) -> Roundings | None:
+    """What the rounded network that a cell was made from answers."""
+    if made.network is None:
+        return None
+    as_they_come = dynamic(made.cell.target, made.cell.recipe, dict(made.cell.options))
+    return Roundings(made.network.references, made.network.dynamic if as_they_come else None)
 
 
 def delegation(notes: Notes | None) -> DelegationInfo | None:
@@ -265,6 +308,17 @@ def quantization(made: Made, plan: Plan, calibration: Calibration | None) -> Qua
     return QuantizationInfo(**asdict(made.network.integer), calibration=inputs)
 
 
+@dataclass(frozen=True)
+class Roundings:
+    """What PyTorch answers with the roundings of a recipe.
+
+    ``simulated``: with activations rounded as they come as well, for an artifact that does that.
+    """
+
+    networks: Sequence[Array]
+    simulated: Sequence[Array] | None = None
+
+
 def judge_run(
     references: Sequence[Array],
     outputs: Sequence[Array],
@@ -272,21 +326,21 @@ def judge_run(
     labels: Array | None,
     recipe: Recipe,
     depth: int,
-    networks: Sequence[Array] | None = None,
+    rounded: Roundings | None = None,
     budget: Budget = BUDGET,
 ) -> Verdict:
-    """The verdict on a run, with the interval where the artifact leaves open how it is computed.
-
-    ``networks``: what the network with rounded weights answers, for a recipe that rounds them.
-    """
+    """The verdict on a run, with the interval where the artifact leaves open how it is computed."""
     verdict = judge_all(references, outputs, run.outputs, labels, recipe, run.runtime, depth)
-    if networks is not None:
-        faithful = judge_all(networks, outputs, run.outputs, None, recipe, run.runtime, depth)
-        verdict = judge_compressed(verdict, faithful, references, networks, run.outputs, recipe, budget)
+    if rounded is not None:
+        faithful = judge_all(rounded.networks, outputs, run.outputs, None, recipe, run.runtime, depth)
+        if rounded.simulated is not None:
+            faithful = eased(faithful, rounded.networks, rounded.simulated, run.outputs)
+        verdict = judge_compressed(verdict, faithful, references, rounded.networks, run.outputs, recipe, budget)
+        verdict = with_layers(verdict, run.layers)
     if not run.bounds:
         return verdict
     samples = run.bounds[0].samples
-    first = [reference[:samples] for reference in (references if networks is None else networks)]
+    first = [reference[:samples] for reference in (references if rounded is None else rounded.networks)]
     found = {b.numerics: judge_all(first, load_outputs(b.out), run.outputs, None, recipe, "") for b in run.bounds}
     overflow = next((b.overflow for b in run.bounds if b.overflow is not None), None)
     return bounded(verdict, Interval(samples, {name: one.sqnr_db for name, one in found.items()}, overflow))
@@ -339,11 +393,14 @@ def add_golden(
     sampled: Sample,
     references: Sequence[Array],
     networks: Mapping[str, Sequence[Array]],
+    layers: Mapping[str, Array],
     work: Path,
 ) -> tuple[Manifest, dict[str, Path]]:
     """Write the golden vectors; the manifest that names them, and the files to publish."""
     path, capture = work / bundle.GOLDEN, original.capture
     kept = golden.count(plan.source.imgsz, sampled.inputs.count)
-    golden.write(path, sampled.inputs, capture.inputs, capture.outputs, references, sampled.labels, kept, networks)
+    golden.write(
+        path, sampled.inputs, capture.inputs, capture.outputs, references, sampled.labels, kept, networks, layers
+    )
     info = GoldenInfo(path=path.name, sha256=files.digest(path), samples=kept)
     return manifest.model_copy(update={"golden": info}), {path.name: path}

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lvexport.validation.accuracy import finding
 from lvexport.validation.contract import JUDGED
 
 if TYPE_CHECKING:
@@ -283,6 +284,12 @@ def problems(bundle: Bundle) -> None:
 
 def compression_problem(recipe: str, v: VerdictInfo, c: CompressionInfo) -> str:
     """What is wrong with an artifact whose weights are integers."""
+    if c.layers is not None and c.layers.wrong:
+        layer, why = next(iter(c.layers.wrong.items()))
+        return (
+            f"does not hold the integers that the network was rounded to: of {c.layers.expected} layers, "
+            f"{len(c.layers.wrong)} are not as they should be. In {layer}, {why}."
+        )
     if c.sqnr_db < c.threshold_db:
         return (
             f"does not compute what the original computes with weights rounded as {recipe} has them: "
@@ -364,6 +371,7 @@ def export_result(bundle: Bundle) -> None:
     """What was made, and what to type next."""
     out().print(results(bundle))
     out().print(origins(bundle))
+    evaluations(bundle)
     doubts(bundle)
     problems(bundle)
     say = out().print
@@ -386,6 +394,49 @@ def verify_result(bundle: Bundle) -> None:
     out().print(origins(bundle))
     doubts(bundle)
     problems(bundle)
+
+
+def evaluation_result(bundle: Bundle) -> None:
+    """Accuracy, and what could not be run."""
+    evaluations(bundle)
+    problems(bundle)
+
+
+def evaluations(bundle: Bundle) -> None:
+    """Accuracy of the artifacts and the original on labelled pictures, where it was measured."""
+    found = [(a, a.evaluation) for a in bundle.results if a.evaluation is not None]
+    if not found:
+        return
+    ranked = any(e.top5 is not None for _, e in found)
+    columns = ["target", "recipe", "top-1", "95 %", "original", "95 %"]
+    columns += ["top-5", "95 %", "original", "95 %"] if ranked else []
+    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    for column in [*columns, "lost", "won", "p", "beside the original"]:
+        grid.add_column(column, justify="left" if column in ("target", "recipe") else "right", no_wrap=True)
+    for artifact, e in found:
+        row = [artifact.target, artifact.recipe, *share(e.top1, e.top1_interval)]
+        row += share(e.original_top1, e.original_top1_interval)
+        if ranked:
+            row += [*share(e.top5, e.top5_interval), *share(e.original_top5, e.original_top5_interval)]
+        said = finding(e.only_original, e.only_artifact)
+        row += [f"{e.only_original:,}", f"{e.only_artifact:,}", probability(e.p_value)]
+        grid.add_row(*map(Text, row), Text(said, style="bold red" if said == "worse" else ""))
+    out().print(Text("\nAccuracy", style="bold"))
+    out().print(grid)
+    kinds = {f"n = {e.images:,}, {e.data}, SHA-256 {e.sha256[:12]}…" for _, e in found}
+    meaning = "lost, won: pictures that only the original, only the artifact has right; p: exact test of McNemar"
+    out().print(Text("\n".join([*sorted(kinds), meaning]), style="dim"))
+
+
+def share(value: float | None, interval: tuple[float, float] | None) -> tuple[str, str]:
+    """A share and its interval, in percent."""
+    if value is None or interval is None:
+        return "", ""
+    return percent(value), f"{100 * interval[0]:.2f}–{100 * interval[1]:.2f}"
+
+
+def probability(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
 
 
 def information(info: Info) -> None:

@@ -15,7 +15,7 @@ from lvexport.models.containers import Carried, carried
 from lvexport.models.errors import ModelError
 from lvexport.models.preprocessing import Preprocessing
 from lvexport.models.provenance import Provenance, Weights, choose_weights, describe, file_or_random
-from lvexport.models.registry import ENTRIES, families
+from lvexport.models.registry import ENTRIES, SHIPPED, families
 from lvexport.overrides import NOTHING_SAID, Overrides, check_labels
 
 DEFAULT_IMGSZ = 224  # for models of the user's own that do not say
@@ -54,8 +54,8 @@ class Source:
 
     @property
     def bundle_name(self) -> str:
-        demo = "-demo" if self.weights.kind == "demo" else ""
-        return f"{self.name}{demo}-{self.imgsz}"
+        shipped = f"-{self.weights.kind}" if self.weights.kind in SHIPPED else ""
+        return f"{self.name}{shipped}-{self.imgsz}"
 
     def provenance(self) -> Provenance:
         """The same, as the models' room says it. For registry networks only."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from lvexport.errors import Interrupted, UnknownName, UsageError, is_interruption
+from lvexport.models.provenance import choose_weights
 from lvexport.models.registry import ENTRIES, Entry, families
 
-SMALL_PICTURES = {"fashion-mnist": 64}  # data sets whose pictures are smaller than the networks' own sizes
+# Data sets whose pictures are smaller than the networks' own sizes.
+SMALL_PICTURES = {"fashion-mnist": 64, "collages": 96}
 
 
 def choose(model: str, data: str, sizes: str, imgsz: int | None) -> tuple[Entry, tuple[int, ...], int]:
@@ -22,6 +25,18 @@ def choose(model: str, data: str, sizes: str, imgsz: int | None) -> tuple[Entry,
     for size in (side, *chosen):
         entry.check_size(size)
     return entry, chosen, side
+
+
+def begin_with(name: str, start: str | None, freeze: int) -> Path | None:
+    """The checkpoint that ``--start`` names. Raises UsageError or ModelError."""
+    if freeze < 0 or (freeze and start is None):
+        raise UsageError(f"--freeze {freeze} keeps the weights of that many stages as --start has them. Give --start.")
+    if start is None:
+        return None
+    found = choose_weights(name, start)
+    if found.path is None or found.kind == "hub":
+        raise UsageError(f"--start takes demo or a checkpoint's PATH, not {start}. Random weights are the default.")
+    return found.path
 
 
 @contextmanager

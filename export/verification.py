@@ -9,9 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from safetensors.numpy import save_file
+
 from lvexport import bundle, files, golden
 from lvexport.bundle import Bundle
-from lvexport.compressing import compress, compressing
+from lvexport.compressing import compress, compressing, dynamic, simulation
 from lvexport.converters.contract import TensorSpec
 from lvexport.converters.recipes import RECIPES
 from lvexport.converters.registry import CONVERTERS
@@ -33,7 +35,7 @@ from lvexport.jobs import (
 from lvexport.making import Report, silent
 from lvexport.manifest import ArtifactInfo, Manifest, VerdictInfo
 from lvexport.overrides import NOTHING_SAID, Overrides
-from lvexport.pipeline import judge_run, judgement
+from lvexport.pipeline import Roundings, judge_run, judgement
 from lvexport.plan import Plan, ending
 from lvexport.processes import Workshop, interruptible
 from lvexport.source import resolve
@@ -72,7 +74,8 @@ class Subject:
 class Baseline:
     """The original's side of the comparison. ``depth`` is that of ``ModelInfo``; ``labels`` name its classes.
 
-    ``networks``: recipe → what the original answers with the weights that this recipe rounds.
+    ``networks``: recipe → what the original answers with the weights that this recipe rounds; :func:`simulation` of it
+    → with activations rounded too.
     """
 
     sample: Sample
@@ -202,7 +205,8 @@ def against_golden(subject: Subject, manifest: Manifest, shop: Workshop) -> Base
 
 def names_of_networks(subject: Subject) -> list[str]:
     """Under which golden vectors have what the artifacts' rounded networks answer."""
-    return list(dict.fromkeys(a.network or a.recipe for a in subject.artifacts if compressed(a)))
+    names = dict.fromkeys(a.network or a.recipe for a in subject.artifacts if compressed(a))
+    return [*names, *map(simulation, names)]
 
 
 def compressed(artifact: ArtifactInfo) -> bool:
@@ -229,10 +233,12 @@ def against_model(subject: Subject, request: Request, shop: Workshop, report: Re
     sampled = prepare(capture.source, capture.inputs, min(count, sample.LARGEST), laid_down, grey)
     out = shop.folder / "reference.safetensors"
     shop.do(ReferenceJob(capture.source, sampled.inputs, out, capture.state_digest))
-    networks = {
-        recipe: compress(shop, capture.source, program, recipe, sampled).references
-        for recipe in compressing(a.recipe for a in subject.artifacts)
-    }
+    networks: dict[str, list[Array]] = {}
+    for recipe in compressing(a.recipe for a in subject.artifacts):
+        rounding = any(dynamic(a.target, a.recipe, a.options) for a in subject.artifacts if a.recipe == recipe)
+        found = compress(shop, capture.source, program, recipe, sampled, rounding)
+        networks[recipe] = found.references
+        networks |= {} if found.dynamic is None else {simulation(recipe): found.dynamic}
     report("original", "done")
     manifest = subject.manifest or describe_original(Plan(source, (), subject.folder), capture)
     origin = f"{sampled.origin}, against {request.against}"
@@ -298,19 +304,40 @@ def examine(folder: Path, artifact: ArtifactInfo, request: Request, baseline: Ba
     if not available.here:
         return outcome(artifact, "not-run", error=available.reason)
     out = shop.folder / f"{artifact.path}.outputs"
-    run = RUN_RESULT.validate_python(shop.do(RunJob(artifact.target, path, baseline.sample.inputs, out)))
+    layers = None if request.against else layers_of(folder, artifact, shop)
+    job = RunJob(artifact.target, path, baseline.sample.inputs, out, layers=layers)
+    run = RUN_RESULT.validate_python(shop.do(job))
     return judged(artifact, run, load_outputs(out), baseline)
+
+
+def layers_of(folder: Path, artifact: ArtifactInfo, shop: Workshop) -> Path | None:
+    """A file of what the layers of the artifact's rounded network are made of, where the golden vectors have that."""
+    golden_file = folder / bundle.GOLDEN
+    known = golden.layers(golden_file, artifact.network) if artifact.network and golden_file.exists() else {}
+    if not known:
+        return None
+    out = shop.folder / f"{artifact.path}.layers"
+    save_file(known, out)
+    return out
 
 
 def judged(artifact: ArtifactInfo, run: RunResult, outputs: Sequence[Array], baseline: Baseline) -> ArtifactInfo:
     recipe, labels = CONVERTERS[artifact.target].recipes[artifact.recipe], baseline.sample.labels
     networks = baseline.networks.get(artifact.network or artifact.recipe)
+    if recipe.activations is not None and networks is None:
+        raise LvexportError(
+            f"what {artifact.recipe} rounds follows from calibration, which the model to compare with does not tell. "
+            "Verify the artifact in its bundle, whose golden vectors do"
+        )
     if recipe.weights is not None and networks is None:
         raise LvexportError(
             f"the golden vectors have no outputs for {artifact.recipe}. Make the bundle again, or name the original "
             "with --against MODEL"
         )
-    verdict = judge_run(baseline.references, outputs, run, labels, recipe, baseline.depth, networks)
+    rounding = dynamic(artifact.target, artifact.recipe, artifact.options)
+    simulated = baseline.networks.get(simulation(artifact.recipe)) if rounding else None
+    rounded = None if networks is None else Roundings(networks, simulated)
+    verdict = judge_run(baseline.references, outputs, run, labels, recipe, baseline.depth, rounded)
     wrong = mislabelled(baseline.labels, run.labels) or overspent(artifact.verdict)
     return artifact.model_copy(update=judgement(verdict, wrong, baseline.sample.origin))
 

@@ -110,7 +110,7 @@ def build(
 ) -> nn.Module:
     """A registry network with its weights, in evaluation mode: (N, 3, H, W) → (N, classes).
 
-    ``weights``: ``auto`` or ``demo`` (the checkpoint that ships with the project), ``random`` (seeded), or the path
+    ``weights``: ``auto``, ``demo`` or ``witness`` (which ship with the project), ``random`` (seeded), or the path
     of a .safetensors, .pt or .pth file in this project's key layout or in one of the family's LAYOUTS, which is
     recognised by itself. ``imgsz``: pixels a side that it will be exported for, by default the size that the weights
     were trained at.

@@ -10,7 +10,7 @@ from lvexport.models import hub
 from lvexport.models.containers import carried, check_container
 from lvexport.models.errors import Absent, ModelError, Unreachable, WeightsError
 from lvexport.models.preprocessing import Preprocessing
-from lvexport.models.registry import ENTRIES, Entry, demo
+from lvexport.models.registry import ENTRIES, SHIPPED, Entry, demo
 
 RANDOM_SEED = 0
 CHECKPOINT, PICKLED = "model.safetensors", "pytorch_model.bin"  # timm's and transformers' names on the hub, new and old
@@ -20,8 +20,8 @@ CHECKPOINT, PICKLED = "model.safetensors", "pytorch_model.bin"  # timm's and tra
 class Weights:
     """Where a network's numbers come from.
 
-    ``kind`` is ``demo``, ``hub``, ``file``, ``random`` or ``own``; ``path`` is None for ``random``. ``repo`` and
-    ``revision``, a commit, name what was taken from the hub.
+    ``kind`` is ``demo``, ``witness``, ``hub``, ``file``, ``random`` or ``own``; ``path`` is None for ``random``.
+    ``repo`` and ``revision``, a commit, name what was taken from the hub.
     """
 
     kind: str
@@ -52,13 +52,14 @@ class Provenance:
 
 
 def choose_weights(name: str, weights: str | Path) -> Weights:
-    """Resolve ``auto``, ``demo``, ``random`` or a path. Reads no more than a file's first bytes.
+    """Resolve ``auto``, ``demo``, ``witness``, ``random`` or a path. Reads no more than a file's first bytes.
 
     ``auto`` is the official checkpoint, from the cache or the hub, else the demo checkpoint where one ships for this
     network; it never means random numbers.
     """
-    if weights == "demo":
-        return shipped(name, f"No demo weights ship for {name}.")
+    if weights in SHIPPED:
+        kind = str(weights)
+        return shipped(name, kind, f"No {kind} weights ship for {name}.")
     return file_or_random(weights) or automatic(name)
 
 
@@ -68,8 +69,10 @@ def file_or_random(weights: str | Path) -> Weights | None:
         return None
     if weights == "random":
         return Weights("random", None)
-    if weights == "demo":
-        raise WeightsError("Demo weights ship for registry networks only. Leave --weights out, or give a PATH.")
+    if weights in SHIPPED:
+        raise WeightsError(
+            f"{str(weights).capitalize()} weights ship for registry networks only. Leave --weights out, or give a PATH."
+        )
     path = Path(weights)
     check_container(path)
     return Weights("file", path.resolve())
@@ -83,24 +86,24 @@ def automatic(name: str) -> Weights:
             return of_hub(hub.fetch(repo, CHECKPOINT, insist=demo(name) is None))
         except (Unreachable, Absent) as error:
             missing = f"{missing} {error}"
-    return shipped(name, missing)
+    return shipped(name, "demo", missing)
 
 
 def of_hub(found: hub.Stored) -> Weights:
     return Weights("hub", found.path, found.repo, found.revision)
 
 
-def shipped(name: str, missing: str) -> Weights:
-    """The demo checkpoint. Where none ships for this network, raises WeightsError: ``missing``, and what else to do."""
-    checkpoint = demo(name)
+def shipped(name: str, kind: str, missing: str) -> Weights:
+    """The checkpoint of that kind. Raises WeightsError where none ships for it: ``missing``, and what else to do."""
+    checkpoint = demo(name, kind)
     if checkpoint is None:
-        ships = [other for other in ENTRIES if demo(other)]
+        ships = [other for other in ENTRIES if demo(other, kind)]
         raise WeightsError(
-            f"{missing} Give a checkpoint with --weights PATH, or take a network that ships with demo weights "
+            f"{missing} Give a checkpoint with --weights PATH, or take a network that ships with {kind} weights "
             f"({', '.join(ships) or 'none in this installation'}), or type --weights random to convert a network that "
             "has learned nothing."
         )
-    return Weights("demo", checkpoint.weights)
+    return Weights(kind, checkpoint.weights)
 
 
 def describe(entry: Entry, weights: Weights, num_classes: int | None = None, imgsz: int | None = None) -> Provenance:
@@ -110,7 +113,7 @@ def describe(entry: Entry, weights: Weights, num_classes: int | None = None, img
     size = known.imgsz if imgsz is None else imgsz
     entry.check_size(size)
     check_count(classes)
-    if weights.kind in ("demo", "hub") and classes != known.num_classes:
+    if weights.kind in (*SHIPPED, "hub") and classes != known.num_classes:
         raise WeightsError(
             f"The {weights.kind} checkpoint of {entry.name} knows {known.num_classes} classes, not {classes}. Leave "
             "--num-classes out, or give a checkpoint of your own with --weights PATH."

@@ -11,6 +11,9 @@ from lvexport.models.errors import SizeError
 from lvexport.models.preprocessing import Preprocessing
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
+# Kind of weights that ship → what follows the network's name in the file's. A demo tells clothes apart; a witness was
+# trained for a task that needs the global part of the network, so that more is seen of what an artifact has lost.
+SHIPPED = {"demo": "", "witness": "-witness"}
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,7 @@ def families() -> dict[str, str]:
     return {family: entry.name for family, entry in smallest.items()}
 
 
-def demo(name: str) -> Demo | None:
-    """The checkpoint that ships for this network, if one does."""
-    path = CHECKPOINTS / f"{name}.safetensors"
+def demo(name: str, kind: str = "demo") -> Demo | None:
+    """The checkpoint of that kind, a key of SHIPPED, that ships for this network, if one does."""
+    path = CHECKPOINTS / f"{name}{SHIPPED[kind]}.safetensors"
     return Demo(name, path) if path.is_file() else None

@@ -6,6 +6,7 @@ import hashlib
 import struct
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from lvexport.converters.recipes import RECIPES
 from lvexport.models.build import build
 
 SHIFT = 3  # of a zero point
+# How files lay a weight out: rows of outputs, or columns.
+LAYOUTS: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (lambda rows: rows, lambda rows: rows.T)
 
 
 @cache
@@ -33,7 +36,7 @@ def rounded(recipe: str) -> tuple[Quantized, ...]:
 
 def stored(data: torch.Tensor, bits: int) -> bytes:
     """Integers as files have them: of four bits, the first of two in the lower half of a byte."""
-    flat = data.numpy().reshape(-1)
+    flat = data.contiguous().numpy().reshape(-1)
     return flat.tobytes() if bits == 8 else ((flat[0::2] & 15) | (flat[1::2] << 4)).astype(np.uint8).tobytes()
 
 
@@ -53,8 +56,8 @@ def replace_integers(file: Path, recipe: str, change: Callable[[Quantized, int],
     integers = RECIPES[recipe].weights
     assert integers is not None
     content = bytearray(file.read_bytes())
-    for q in rounded(recipe):
-        old, new = stored(q.data, integers.bits), stored(change(q, integers.largest), integers.bits)
+    for q, turn in product(rounded(recipe), LAYOUTS):
+        old, new = (stored(turn(data), integers.bits) for data in (q.data, change(q, integers.largest)))
         at = content.find(old)
         if at >= 0:
             assert new != old
@@ -74,8 +77,8 @@ def swap(values: np.ndarray) -> None:
 def swap_floats(file: Path, recipe: str) -> None:
     """Swap two scales of a weight, single-precision numbers, where they lie in the file."""
     content = bytearray(file.read_bytes())
-    for q in rounded(recipe):
-        old = q.scale.numpy().copy()
+    for q, turn in product(rounded(recipe), LAYOUTS):
+        old = turn(q.scale).contiguous().numpy().copy()
         at = content.find(old.tobytes())
         if at >= 0:
             length = old.nbytes
@@ -174,6 +177,14 @@ FAULTS: dict[tuple[str, str], dict[str, Callable[[Path], None]]] = {
     ("executorch:coreml", "w8"): {
         "zero point": lambda a: replace_integers(a, "w8", shifted),
         "axis": lambda a: replace_integers(a, "w8", across),
+    },
+    **{
+        (target, recipe): {
+            "zero point": lambda a, r=recipe: replace_integers(a, r, shifted),  # type: ignore[misc]
+            "swapped scales": lambda a, r=recipe: swap_floats(a, r),  # type: ignore[misc]
+            "axis": lambda a, r=recipe: replace_integers(a, r, across),  # type: ignore[misc]
+        }
+        for target, recipe in (("onnx", "w8"), ("onnx", "w4"), ("tflite", "w8"), ("executorch", "w8"))
     },
     **{
         ("coreai", recipe): {

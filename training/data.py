@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from lvexport.models.preprocessing import Preprocessing
-from lvexport.training import fashion_mnist, folders
+from lvexport.training import collages, fashion_mnist, folders
 from lvexport.training.errors import DataError
 from lvexport.training.sampler import Pick
 
-FASHION_MNIST = "fashion-mnist"
+FASHION_MNIST, COLLAGES = "fashion-mnist", "collages"
 
 
 class Batches(Protocol):
@@ -44,16 +44,23 @@ class Data:
         return self.train.classes
 
 
+# Made from the images of Debian's package.
+DEBIAN: dict[str, Callable[[Path, Preprocessing, int], tuple[Batches, Batches]]] = {
+    FASHION_MNIST: fashion_mnist.load,
+    COLLAGES: collages.load,
+}
+
+
 def open_data(name: str, preprocessing: Preprocessing, seed: int) -> Data:
-    """``fashion-mnist``, or a folder with ``train/CLASS/…`` and ``val/CLASS/…``. Raises DataError."""
-    if name != FASHION_MNIST:
+    """``fashion-mnist``, ``collages``, or a folder with ``train/CLASS/…`` and ``val/CLASS/…``. Raises DataError."""
+    if name not in DEBIAN:
         if not Path(name).is_dir():
-            raise DataError(f"There are no training data at {name}. --data takes a folder, or fashion-mnist.")
+            raise DataError(f"There are no training data at {name}. --data takes a folder, fashion-mnist or collages.")
         return Data(name, *folders.load(Path(name), preprocessing, seed), preprocessing)
     # Whole pictures are stretched to the size wanted, in training and when measuring.
     whole = replace(preprocessing, interpolation="bilinear", crop_pct=1.0)
     try:
-        return Data(name, *fashion_mnist.load(fashion_mnist.DEBIAN_FOLDER, whole, seed), whole)
+        return Data(name, *DEBIAN[name](fashion_mnist.DEBIAN_FOLDER, whole, seed), whole)
     except FileNotFoundError as error:
         raise DataError(
             f"Fashion-MNIST is not installed: there is no {error.filename}. Type: apt-get install dataset-fashion-mnist"
@@ -70,10 +77,10 @@ def loader(data: Batches, batches: BatchSampler | Sequence[Sequence[Pick]], proc
     return DataLoader(data, batch_sampler=batches, num_workers=processes, collate_fn=whole)  # type: ignore[arg-type]
 
 
-def in_order(indices: range, size: int, batch: int) -> Iterator[list[Pick]]:
+def in_order(indices: range, size: int, batch: int, epoch: int = 0) -> Iterator[list[Pick]]:
     """Batches of the samples as they stand, all at one size, for measuring."""
     for start in range(0, len(indices), batch):
-        yield [Pick(i, (size, size), 0) for i in indices[start : start + batch]]
+        yield [Pick(i, (size, size), epoch) for i in indices[start : start + batch]]
 
 
 class AtSize(Dataset[tuple[Tensor, Any]]):

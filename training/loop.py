@@ -53,7 +53,7 @@ class Trainer:
         self, model: nn.Module, data: Data, schedule: Schedule, request: dict[str, Any], worker: Worker, processes: int
     ) -> None:
         self.data, self.schedule, self.request, self.worker, self.processes = data, schedule, request, worker, processes
-        self.model = model.train().requires_grad_(True).to(worker.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model.train().to(worker.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = average(self.model, schedule.ema_decay)
         self.optimizer = torch.optim.AdamW(decayed(self.model, schedule.weight_decay), lr=0.0, fused=True)
         self.mixed = worker.device.type == "cuda"
@@ -105,7 +105,8 @@ class Trainer:
             self.position.seconds = before + time.monotonic() - start
             hooks.save(self.snapshot())
             saved = time.monotonic()
-        refresh(self.average.module, self.data.train, self.schedule.imgsz, self.worker, self.processes)
+        imgsz, after = self.schedule.imgsz, self.schedule.epochs
+        refresh(self.average.module, self.data.train, imgsz, after, self.worker, self.processes)
         return self.average
 
     def step(self, parallel: nn.Module, x: Tensor, y: Tensor) -> Tensor:

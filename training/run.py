@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from lvexport.models.build import fresh
 from lvexport.models.preprocessing import Preprocessing
 from lvexport.models.registry import Entry
+from lvexport.models.weights import read
 from lvexport.training import card, snapshot
 from lvexport.training.data import Data, open_data
 from lvexport.training.errors import TrainingError
@@ -24,12 +26,17 @@ from lvexport.training.loop import SAVE_SECONDS, Hooks, Step, Trainer
 from lvexport.training.schedule import Schedule
 from lvexport.training.workers import Worker, join
 
+HEAD = "classifier."
 SNAPSHOT = "training.pt"  # while the training goes on
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to train. ``half``: write the weights in half precision. ``processes``: that read pictures, a worker."""
+    """What to train. ``half``: write the weights in half precision. ``processes``: that read pictures, a worker.
+
+    ``start``: a checkpoint of the same network to begin with, whatever its classes; by default random weights.
+    ``freeze``: the stem and that many stages keep the weights they begin with.
+    """
 
     entry: Entry
     data: str
@@ -39,6 +46,8 @@ class Request:
     force: bool = False
     processes: int = 0
     save_seconds: float = SAVE_SECONDS
+    start: Path | None = None
+    freeze: int = 0
 
     @property
     def stem(self) -> Path:
@@ -47,7 +56,12 @@ class Request:
     def identity(self, workers: int) -> dict[str, Any]:
         """What a run that is to go on must have been asked for as well, in types that come back from disk the same."""
         schedule = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self.schedule).items()}
-        return {"model": self.entry.name, "data": self.data, "workers": workers, **schedule}
+        return {"model": self.entry.name, "data": self.data, "workers": workers, **schedule, **self.begun()}
+
+    def begun(self) -> dict[str, Any]:
+        """What the training began with: the digest of the checkpoint, empty for none, and how much of it is kept."""
+        start = hashlib.sha256(self.start.read_bytes()).hexdigest() if self.start else ""
+        return {"start": start, "freeze": self.freeze}
 
 
 @dataclass(frozen=True)
@@ -100,11 +114,37 @@ def prepare(request: Request, data: Data, worker: Worker) -> tuple[Trainer, int]
     """A trainer, gone to where the last run was killed, and how many samples that had seen."""
     identity = request.identity(worker.workers)
     model = fresh(request.entry.name, len(data.classes), request.schedule.seed)
+    if request.start is not None:
+        begin(model, request.start, request.freeze)
     trainer = Trainer(model, data, request.schedule, identity, worker, request.processes)
     found = snapshot.load(request.output / SNAPSHOT, identity)
     if found is not None:
         trainer.restore(found)
     return trainer, trainer.position.samples
+
+
+def begin(model: nn.Module, path: Path, freeze: int) -> None:
+    """Load all of a checkpoint but its classifier, which may be of other classes, into ``model``.
+
+    The stem and the first ``freeze`` stages are not trained any further.
+
+    Raises TrainingError, with the model untouched, where anything else differs or there are no such stages.
+    """
+    parts = dict(model.named_children())
+    stages = list(parts["stages"].children()) if "stages" in parts else []
+    if freeze > len(stages):
+        raise TrainingError(f"This network has {len(stages)} stages that can be frozen, not {freeze}.")
+    wanted = {name: value.shape for name, value in model.state_dict().items() if not name.startswith(HEAD)}
+    state = {name: value for name, value in read(path).items() if not name.startswith(HEAD)}
+    if {name: value.shape for name, value in state.items()} != wanted:
+        raise TrainingError(
+            f"{path} does not fit this network, also without its classifier. Give --start a checkpoint that lvexport "
+            "train wrote for the same network."
+        )
+    model.load_state_dict(state, strict=False)
+    if freeze:
+        for kept in (parts["stem"], *stages[:freeze]):
+            kept.requires_grad_(False)
 
 
 def follow(request: Request, data: Data, worker: Worker) -> None:
@@ -142,7 +182,7 @@ def lead(
     parameters = sum(p.numel() for p in average.module.parameters())
     found = card.describe(
         request.entry.name, parameters, data, request.schedule, trainer.position, measured, worker.workers
-    )
+    ) | (request.begun() if request.start else {})
     card.draw_curve(trainer.position.curve, request.stem.with_suffix(".svg"))
     card.write(found, request.stem)
     path.unlink()
@@ -156,6 +196,8 @@ def finished(request: Request) -> Outcome | None:
         return None
     found = json.loads(described.read_text())
     asked = {"dataset": request.data, "schedule": json.loads(json.dumps(asdict(request.schedule)))}
+    if request.start:
+        asked |= request.begun()
     if any(found.get(name) != value for name, value in asked.items()):
         raise TrainingError(
             f"{request.output} holds {weights.name} from another training. Type --force to write over it, or another "

@@ -1,6 +1,7 @@
 """Makes the sample of real images that ships with the project: ``python -m lvexport.training.sample OUT.safetensors``.
 
-2,000 test images to verify with and 512 training images to calibrate with, drawn by a seed, each picture once.
+2,000 test images to verify with and 512 training images to calibrate with, drawn by a seed, each picture once; and
+beside them, in ``collages.safetensors``, as many collages of each part.
 """
 
 from __future__ import annotations
@@ -8,13 +9,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from lvexport.training import fashion_mnist
+from lvexport.training import collages, fashion_mnist
 
 SEED = 0
 TEST, CALIBRATION = 2000, 512
@@ -45,13 +47,28 @@ def make(folder: Path) -> dict[str, NDArray[np.generic]]:
     return arrays
 
 
+def compose(arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+    """The arrays of the file of collages: for each part cells (N, 9), indices of its images, and answers (N,)."""
+    random = np.random.default_rng(SEED)
+    made: dict[str, NDArray[np.generic]] = {}
+    for part in ("test", "calibration"):
+        labels = arrays[f"{part}.labels"].astype(np.int64)
+        layout = collages.Drawing(labels)(np.arange(len(labels)), random)
+        made[f"{part}.cells"] = layout.cells.astype(np.uint16)
+        made[f"{part}.answers"] = layout.answers.astype(np.uint8)
+    return made
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path, default=fashion_mnist.DEBIAN_FOLDER)
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(make(options.data), options.out, metadata=METADATA)
+    arrays = make(options.data)
+    save_file(arrays, options.out, metadata=METADATA)
+    places = METADATA | {"classes": json.dumps(collages.CLASSES)}
+    save_file(compose(arrays), options.out.with_name("collages.safetensors"), metadata=places)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from lvexport.validation.contract import Array
 
 PICTURES = "pictures"  # what they are called in the files that inputs are laid down in
 SHIPPED = Path(__file__).parent / "samples" / "fashion_mnist.safetensors"
+# What images collages are made of, and where in each of them the one is that is asked for (training/collages.py).
+COLLAGES = SHIPPED.with_name("collages.safetensors")
 LARGEST = 2000
 SMALLEST = 200
 # Pixels a side up to which the whole sample is run; above it, as many images as have that many pixels together.
@@ -27,11 +30,12 @@ _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.B
 
 @dataclass(frozen=True)
 class Pictures:
-    """``pixels``: (n, h, w, 3) uint8 RGB. ``labels``: (n,) indices into ``classes``."""
+    """``pixels``: (n, h, w, 3) uint8 RGB. ``labels``: (n,) indices into ``classes``. ``name``: what they are."""
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
+    name: str = "Fashion-MNIST"
 
 
 def size_of(imgsz: int) -> int:
@@ -53,9 +57,28 @@ def shipped(count: int, part: str = "test") -> Pictures:
     return Pictures(pixels, labels, classes)
 
 
+def collages(count: int, part: str = "test") -> Pictures:
+    """The first ``count`` collages, (n, 84, 84, 3), of nine images of that part; a label is the place of the answer."""
+    with safe_open(COLLAGES, framework="numpy") as file:
+        cells = file.get_tensor(f"{part}.cells")[:count].astype(np.int64)
+        labels = file.get_tensor(f"{part}.answers")[:count].astype(np.int64)
+        classes = tuple(json.loads(file.metadata()["classes"]))
+    items = shipped(LARGEST, part).pixels
+    side, grid = items.shape[1], round(cells.shape[1] ** 0.5)
+    tiles = items[cells].reshape(len(cells), grid, grid, side, side, 3)
+    pixels = tiles.transpose(0, 1, 3, 2, 4, 5).reshape(len(cells), grid * side, grid * side, 3)
+    return Pictures(np.ascontiguousarray(pixels), labels, classes, "collages of Fashion-MNIST")
+
+
+def suited(classes: Sequence[str], count: int, part: str = "test") -> Pictures:
+    """The shipped pictures for a network of these classes: collages, where they are places in one, else the items."""
+    found = collages(count, part)
+    return found if found.classes == tuple(classes) else shipped(count, part)
+
+
 def digest() -> str:
     """SHA-256 of the shipped sample."""
-    return hashlib.sha256(SHIPPED.read_bytes()).hexdigest()
+    return hashlib.sha256(SHIPPED.read_bytes() + COLLAGES.read_bytes()).hexdigest()
 
 
 def fit(pixels: NDArray[np.uint8], imgsz: int, interpolation: str, crop_pct: float) -> NDArray[np.uint8]:

@@ -11,6 +11,7 @@ import numpy as np
 from lvexport.converters.contract import BUDGET, Budget, Recipe, TensorSpec
 from lvexport.validation import metrics
 from lvexport.validation.contract import JUDGED, PICTURE, PROBABILITIES, Array, Overflow
+from lvexport.validation.integers.layers import Comparison
 
 # Rounding once to p significant bits leaves 6.02·p dB. Independent roundings add up in power, so N of them in a row
 # take 10·log10(N) away. N is the program's own number of operations one behind the other, at least DEPTH, and, where
@@ -22,6 +23,8 @@ DEPTH = 2**7
 WHOLE = 0.4
 TERMS = 2**11
 SINGLE_BITS = 24
+# What it costs to make the same roundings twice, independently: twice the power of their noise.
+AGAIN = 10 * math.log10(2)
 
 
 def threshold_db(recipe: Recipe, depth: int = DEPTH) -> float:
@@ -61,6 +64,7 @@ class Compression:
     max_drop: float
     min_retrieval: float
     within_budget: bool
+    layers: Comparison | None = None
 
     @property
     def faithful(self) -> bool:
@@ -170,6 +174,26 @@ def lowered(threshold: float, reference: Array, floor: float) -> float:
     return float(-10 * math.log10(10 ** (-threshold / 10) + floor / signal))
 
 
+def eased(
+    faithful: Verdict, networks: Sequence[Array], simulated: Sequence[Array], outputs: Sequence[TensorSpec]
+) -> Verdict:
+    """The comparison with the network with rounded weights, for an artifact that rounds activations as they come.
+
+    It may be as far from that network as PyTorch is that rounds them, and :data:`AGAIN` further: a difference in the
+    last place of a number turns it to another whole number here and there, so that the two do not stay near each other.
+
+    Args:
+        faithful: the comparison, with the threshold of the arithmetic alone.
+        networks: what PyTorch answers with rounded weights.
+        simulated: and with activations rounded too.
+        outputs: the artifact's.
+    """
+    pairs = zip(networks, simulated, outputs, strict=True)
+    found = min(metrics.sqnr_db(in_kind(n, spec), in_kind(s, spec)) for n, s, spec in pairs)
+    threshold = min(faithful.threshold_db, found - AGAIN)
+    return replace(faithful, threshold_db=threshold, passed=faithful.sqnr_db >= threshold)
+
+
 def judge_compressed(
     losses: Verdict,
     faithful: Verdict,
@@ -203,6 +227,14 @@ def judge_compressed(
         threshold_db=least_db(network, threshold),
         compression=found,
     )
+
+
+def with_layers(verdict: Verdict, layers: Comparison | None) -> Verdict:
+    """The verdict with what was read of the artifact's layers. It does not pass where one is not as it was rounded."""
+    if verdict.compression is None or layers is None:
+        return verdict
+    compression = replace(verdict.compression, layers=layers)
+    return replace(verdict, compression=compression, passed=verdict.passed and not layers.wrong)
 
 
 def within(verdict: Verdict, budget: Budget) -> bool:

@@ -30,6 +30,10 @@ class Grid:
     def dtype(self) -> torch.dtype:
         return torch.int8 if self.bits <= 8 else torch.int16
 
+    def levels(self, x: Tensor) -> Tensor:
+        """The whole numbers that stand for x, counted from the lowest."""
+        return ((x / self.scale).round() + self.zero_point - self.lowest).long().clamp(0, 2**self.bits - 1)
+
     def rounded(self, x: Tensor) -> Tensor:
         """The nearest numbers on the grid."""
         return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, self.lowest, self.highest)

@@ -15,7 +15,8 @@ from lvexport.converters.quantization.grids import spanning
 
 BINS = 2048
 PERCENTILE = 0.9999  # of the numbers lie within the range, half of the others on either side
-_SHARES = tuple(1 - 0.02 * i for i in range(40))  # of the whole range that are tried
+_SHARES = tuple(0.97**i for i in range(100))  # of the largest magnitude, that are tried
+_NEVER = 1e-12  # the probability of what was never seen
 Range = tuple[float, float]
 
 
@@ -64,34 +65,32 @@ def entropy(seen: Seen, bits: int) -> Range:
     Kullback-Leibler divergence of the histogram and its rounded form, as in Migacz, 8-bit inference with TensorRT
     (GTC 2017).
     """
-    total = seen.counts.sum()
     centres = seen.centres
 
     def divergence(span: Range) -> float:
-        grid = spanning(*span, bits)
-        clipped = centres.clamp(*_reach(span))
-        level = ((clipped / grid.scale).round() + grid.zero_point - grid.lowest).long().clamp(0, 2**bits - 1)
-        present = seen.counts > 0
-        sums = torch.zeros(2**bits, dtype=torch.double).index_add_(0, level, seen.counts)
-        members = torch.zeros(2**bits, dtype=torch.double).index_add_(0, level, present.double())
-        # What is outside goes into the outermost bins of P, and is unknown to Q, which clips it away.
         inside = (centres >= span[0]) & (centres <= span[1])
-        q_sums = torch.zeros(2**bits, dtype=torch.double).index_add_(0, level, seen.counts * inside)
-        p = (seen.counts / total)[present]
-        q = (q_sums / members.clamp_min(1))[level][present] / total
-        q = q.clamp_min(1e-12) * float(sums.sum() / total)
+        kept = seen.counts * inside
+        level = spanning(*span, bits).levels(centres)
+        sums, members = (
+            torch.zeros(2**bits, dtype=torch.double).index_add_(0, level, of) for of in (kept, (kept > 0).double())
+        )
+        q = (sums / members.clamp_min(1))[level] * (kept > 0)
+        p = kept.clone()
+        ends = torch.nonzero(inside).flatten()[[0, -1]]
+        p[ends[0]] += seen.counts[: ends[0]].sum()  # what is clipped lands at the ends of the range
+        p[ends[1]] += seen.counts[ends[1] + 1 :].sum()
+        present = p > 0
+        p, q = p[present] / p.sum(), q[present] / q.sum()
+        q = q.clamp_min(_NEVER)
         return float((p * (p / q).log()).sum())
 
     return min(shrunk(seen), key=divergence)
 
 
-def _reach(span: Range) -> Range:
-    return min(span[0], 0.0), max(span[1], 0.0)
-
-
 def shrunk(seen: Seen) -> list[Range]:
-    """The whole range, and smaller ones."""
-    return [(seen.low * share, seen.high * share) for share in _SHARES]
+    """The whole range, and what of it lies within smaller and smaller magnitudes."""
+    most = max(-seen.low, seen.high)
+    return [(max(seen.low, -most * share), min(seen.high, most * share)) for share in _SHARES]
 
 
 OBSERVERS: dict[str, Callable[[Seen, int], Range]] = {

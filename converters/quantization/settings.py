@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from lvexport.converters.contract import Budget
 
-OBSERVER_NAMES = ("mse", "min-max", "percentile", "entropy")  # the first is the default
+OBSERVER_NAMES = ("percentile", "mse", "min-max", "entropy")  # the first is the default
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from torch.ao.quantization.fx import _decomposed  # noqa: F401  registers the op
 from torch.fx import GraphModule, Node
 
 from lvexport.converters.quantization.grids import Grid
-from lvexport.converters.quantization.switches import Rounding, Switchboard, Weight
+from lvexport.converters.quantization.switches import Rounding, Shift, Switchboard, Weight
 from lvexport.converters.rewrites import layers
-from lvexport.converters.rewrites.graph import call, calls, is_call, keep, prune, replace
+from lvexport.converters.rewrites.graph import arguments, call, calls, constant, is_call, keep, prune, replace
 
 QUANTIZED = torch.ops.quantized_decomposed
 
@@ -29,6 +29,8 @@ def settle(board: Switchboard) -> GraphModule:
         switch = module.get_submodule(str(node.target))
         if isinstance(switch, Rounding):
             replace(node, _rounding(node, switch, rounded))
+        elif isinstance(switch, Shift):
+            replace(node, _shifted(module, node, switch))
         elif isinstance(switch, Weight):
             replace(node, _weight(module, node, switch))
     prune(module)
@@ -59,12 +61,23 @@ def _rounding(node: Node, switch: Rounding, rounded: dict[tuple[Node, Grid], Nod
     return rounded[key]
 
 
+def _shifted(module: GraphModule, node: Node, switch: Shift) -> Node:
+    """The layer, its bias having taken up the shift."""
+    layer = node.args[0]
+    assert isinstance(layer, Node)
+    if switch.on and switch.by is not None:
+        old = constant(module, arguments(layer)["bias"])
+        bias = switch.by if old is None else old + switch.by
+        layer.args = (*layer.args[:2], keep(module, layer, f"{layer.name}_bias", bias), *layer.args[3:])
+    return layer
+
+
 def _weight(module: GraphModule, node: Node, switch: Weight) -> Node:
     source = node.args[0]
     assert isinstance(source, Node)
     if not switch.on:
         return source
-    return integer_weight(module, node, switch.quantized.data, switch.quantized.scale.reshape(-1))
+    return integer_weight(module, node, switch.quantized.data, switch.scales)
 
 
 def integer_weight(module: GraphModule, before: Node, data: Tensor, scale: Tensor) -> Node:

@@ -41,6 +41,8 @@ def sites(module: GraphModule) -> list[Site]:
         if layers.is_layer(module, node):
             weight = constant(module, node.args[1])
             assert weight is not None
+            if len(weight) == 1:  # a mean, such as the variance in a normalisation: few products, and a wide range
+                continue
             found.append(Site(node, node.args[0], _output(node), _macs(node, weight.shape), weight.numel()))  # type: ignore[arg-type]
     return found
 

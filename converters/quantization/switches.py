@@ -44,22 +44,40 @@ class Weight(nn.Module):
     def keep(self, quantized: Quantized) -> None:
         self.quantized = quantized
         self.rounded = quantized.restored().to(self.exact.dtype)
+        # Of a channel that is all zeros any scale is right, and some runtimes divide by it.
+        self.scales = quantized.scale.reshape(-1).clamp_min(torch.finfo(torch.half).tiny)
 
     def forward(self, weight: Tensor) -> Tensor:
         return self.rounded if self.on else weight
 
 
+class Shift(nn.Module):
+    """Adds a number to every channel of what a layer gives, if it is on. ``by``: (channels,), or None for nothing."""
+
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.axis = axis
+        self.on = False
+        self.by: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.on or self.by is None:
+            return x
+        return x + self.by.reshape(-1, *(1 for _ in x.shape[self.axis + 1 :]))
+
+
 @dataclass(frozen=True)
 class Switched:
-    """A site with its three roundings."""
+    """A site with its three roundings, and what its bias takes up of them."""
 
     site: Site
     given: Rounding
     weight: Weight
+    shift: Shift
     output: Rounding
 
     def turn(self, on: bool) -> None:
-        self.given.on = self.weight.on = self.output.on = on
+        self.given.on = self.weight.on = self.shift.on = self.output.on = on
 
 
 class Switchboard:
@@ -74,7 +92,13 @@ class Switchboard:
         graph, node, name = self.module.graph, site.node, site.node.name
         exact = constant(self.module, node.args[1])
         assert exact is not None
-        switched = Switched(site, Rounding(grids[site.source]), Weight(exact, bits), Rounding(grids[site.output]))
+        switched = Switched(
+            site,
+            Rounding(grids[site.source]),
+            Weight(exact, bits),
+            Shift(layers.output_axis(node)),
+            Rounding(grids[site.output]),
+        )
         before: tuple[tuple[str, nn.Module, int], ...] = (
             (f"{name}_given", switched.given, 0),
             (f"{name}_weights", switched.weight, 1),
@@ -83,11 +107,17 @@ class Switchboard:
             for target, rounding, place in before:
                 self.module.add_submodule(target, rounding)
                 node.update_arg(place, graph.call_module(target, (node.args[place],)))
-        with graph.inserting_after(site.output):
-            self.module.add_submodule(f"{name}_output", switched.output)
-            behind = graph.call_module(f"{name}_output", (site.output,))
-        site.output.replace_all_uses_with(behind, delete_user_cb=lambda user: user is not behind)
+        # A shift goes first: what is put right behind the layer later comes before it.
+        self._follow(site.output, f"{name}_output", switched.output)
+        self._follow(node, f"{name}_shift", switched.shift)
         return switched
+
+    def _follow(self, node: Node, target: str, switch: nn.Module) -> None:
+        """Put a switch behind a node, and in its place for all that use it."""
+        self.module.add_submodule(target, switch)
+        with self.module.graph.inserting_after(node):
+            behind = self.module.graph.call_module(target, (node,))
+        node.replace_all_uses_with(behind, delete_user_cb=lambda user: user is not behind)
 
     def turn(self, on: Callable[[Site], bool]) -> None:
         """Turn on what should be, and off the rest."""
@@ -107,8 +137,3 @@ class Switchboard:
             parts = [given] if isinstance(given, Tensor) else [part for part in given if isinstance(part, Tensor)]
             answers.append(torch.cat([part.reshape(-1) for part in parts]))
         return torch.stack(answers)
-
-
-def output_channels(site: Site) -> int:
-    """The axis of the channels in what a site gives."""
-    return layers.output_axis(site.node)

@@ -145,7 +145,12 @@ def test_list_as_json(lvexport: Run) -> None:
     assert [row["name"] for row in json.loads(lvexport("list", "--json").stdout)] == list(ENTRIES)
     targets = json.loads(lvexport("list", "targets", "--json").stdout)
     assert [row["name"] for row in targets] == list(CONVERTERS)
-    assert [row["name"] for row in json.loads(lvexport("list", "recipes", "--json").stdout)] == list(RECIPES)
+    rows = json.loads(lvexport("list", "recipes", "--json").stdout)
+    assert [row["name"] for row in rows] == list(RECIPES)
+    for row in rows:
+        assert {c.name for c in CONVERTERS.values() if row[c.name] != "–"} == {
+            c.name for c in CONVERTERS.values() if row["name"] in c.recipes
+        }
     assert [row["name"] for row in json.loads(lvexport("list", "rewrites", "--json").stdout)] == list(REWRITES)
 
 

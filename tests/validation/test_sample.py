@@ -71,3 +71,23 @@ def test_synthetic_inputs_follow_their_specs() -> None:
     assert made["x"].shape == (7, 5)
     assert made["mask"].dtype == np.int64
     assert np.array_equal(made["x"], sample.synthetic(specs, 7)["x"])
+
+
+@pytest.mark.parametrize(("part", "count"), [("test", 2000), ("calibration", 512)])
+def test_collages_have_one_answer_and_it_is_the_label(part: str, count: int) -> None:
+    items, made = sample.shipped(2000, part), sample.collages(2000, part)
+    assert made.pixels.shape == (count, 84, 84, 3)
+    assert len(made.classes) == 8
+    index = {picture.tobytes(): i for i, picture in enumerate(items.pixels)}
+    tiles = made.pixels.reshape(count, 3, 28, 3, 28, 3).transpose(0, 1, 3, 2, 4, 5).reshape(count, 9, -1)
+    classes = np.array([[items.labels[index[np.ascontiguousarray(t).tobytes()]] for t in row] for row in tiles])
+    alike = classes == classes[:, 4:5]
+    assert (alike.sum(1) == 2).all()
+    around = np.delete(alike, 4, axis=1)
+    np.testing.assert_array_equal(around.argmax(1), made.labels)
+
+
+def test_pictures_suit_the_classes() -> None:
+    assert sample.suited(sample.collages(1).classes, 5).pixels.shape == (5, 84, 84, 3)
+    assert sample.suited(sample.shipped(1).classes, 5).pixels.shape == (5, 28, 28, 3)
+    assert sample.suited((), 5).pixels.shape == (5, 28, 28, 3)

@@ -14,6 +14,7 @@ from lvexport.validation.verdict import (
     Budget,
     Interval,
     bounded,
+    eased,
     judge,
     judge_all,
     judge_compressed,
@@ -161,6 +162,22 @@ def test_integers_are_judged_by_what_they_should_compute_and_by_what_they_cost(
     assert verdict.compression.within_budget is (loss > 10)
     assert verdict.compression.network_db == pytest.approx(loss)
     assert not verdict.passed or verdict.sqnr_db >= verdict.threshold_db
+
+
+@pytest.mark.parametrize(("off", "passes"), [(41, True), (37.5, True), (36.5, False), (20, False)])
+def test_roundings_of_activations_may_be_made_once_more(off: float, passes: bool) -> None:
+    network = np.random.default_rng(0).normal(size=(200, 10))
+    faithful = judge(network, noisy(network, off), None, FP32, "test")
+    assert not faithful.passed
+    found = eased(faithful, [network], [noisy(network, 40, seed=2)], ONE)
+    assert found.threshold_db == pytest.approx(40 - 3.01, abs=0.01)
+    assert found.passed is passes
+
+
+def test_what_rounding_activations_does_not_change_needs_no_ease() -> None:
+    network = np.random.default_rng(0).normal(size=(200, 10))
+    faithful = judge(network, network, None, FP32, "test")
+    assert eased(faithful, [network], [network], ONE) == faithful
 
 
 def test_a_drop_of_accuracy_beyond_the_budget_fails() -> None:

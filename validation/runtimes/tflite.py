@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lvexport.converters.contract import TensorSpec
 from lvexport.validation.contract import Array, ArtifactError, Availability, Description, numpy_name
 
@@ -15,6 +17,8 @@ _IDENTIFIER = b"TFL3"  # bytes 4 to 8 of every .tflite file (schema.fbs, file_id
 
 
 class LiteRTSession:
+    """Inputs and outputs that are 8-bit integers on a grid are handed over as the numbers that they stand for."""
+
     def __init__(self, interpreter: Any) -> None:
         self._interpreter = interpreter
         self._input_details = interpreter.get_input_details()
@@ -24,9 +28,9 @@ class LiteRTSession:
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         for detail in self._input_details:
-            self._interpreter.set_tensor(detail["index"], inputs[detail["name"]])
+            self._interpreter.set_tensor(detail["index"], on_grid(detail, inputs[detail["name"]]))
         self._interpreter.invoke()
-        return {d["name"]: self._interpreter.get_tensor(d["index"]) for d in self._output_details}
+        return {d["name"]: off_grid(d, self._interpreter.get_tensor(d["index"])) for d in self._output_details}
 
 
 class LiteRT:
@@ -63,7 +67,31 @@ def interpreter(artifact: Path, threads: int, delegates: bool = True) -> Any:
 
 
 def spec(detail: Mapping[str, Any]) -> TensorSpec:
-    return TensorSpec(detail["name"], tuple(int(n) for n in detail["shape"]), numpy_name(detail["dtype"]))
+    dtype = np.float32 if is_quantized(detail) else detail["dtype"]
+    return TensorSpec(detail["name"], tuple(int(n) for n in detail["shape"]), numpy_name(dtype))
+
+
+def is_quantized(detail: Mapping[str, Any]) -> bool:
+    """Whether a tensor holds whole numbers that stand for others: it then has a scale."""
+    return np.issubdtype(detail["dtype"], np.integer) and detail["quantization"][0] != 0
+
+
+def on_grid(detail: Mapping[str, Any], values: Array) -> Array:
+    """The whole numbers that stand for the values, as the tensor has them."""
+    if not is_quantized(detail):
+        return values
+    scale, zero_point = detail["quantization"]
+    bounds = np.iinfo(detail["dtype"])
+    rounded = np.rint(values / np.float32(scale)) + zero_point
+    return np.asarray(np.clip(rounded, bounds.min, bounds.max), detail["dtype"])
+
+
+def off_grid(detail: Mapping[str, Any], values: Array) -> Array:
+    """The values that a tensor's whole numbers stand for."""
+    if not is_quantized(detail):
+        return values
+    scale, zero_point = detail["quantization"]
+    return np.asarray((values.astype(np.float32) - zero_point) * np.float32(scale))
 
 
 RUNTIME = LiteRT()

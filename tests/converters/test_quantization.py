@@ -1,0 +1,208 @@
+"""Layers that integers compute: what is prepared, rounded and chosen, on a small network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import SIDE, Small, small, with_outliers
+from torch import Tensor
+from torch.fx import GraphModule
+
+from lvexport.converters.contract import Budget
+from lvexport.converters.quantization import bias
+from lvexport.converters.quantization.channels import connected
+from lvexport.converters.quantization.equalize import equalize
+from lvexport.converters.quantization.grids import Grid, spanning
+from lvexport.converters.quantization.loss import loss
+from lvexport.converters.quantization.observers import BINS, OBSERVERS, Seen
+from lvexport.converters.quantization.quantize import WEIGHTS, Calibration, grids, observed, quantize
+from lvexport.converters.quantization.search import choose, fewest
+from lvexport.converters.quantization.settings import OBSERVER_NAMES, Settings
+from lvexport.converters.quantization.sites import sites, whole
+from lvexport.converters.quantization.switches import Switchboard
+from lvexport.converters.rewrites.apply import rewritten
+from lvexport.converters.rewrites.defaults import default
+
+Batches = list[tuple[Tensor, ...]]
+
+
+def pictures(count: int, seed: int = 0) -> Batches:
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(count, 3, 8, 8, generator=generator)
+    return [(torch.nn.functional.interpolate(x[None], (SIDE, SIDE), mode="bilinear"),) for x in coarse]
+
+
+def program(network: Small) -> GraphModule:
+    exported = torch.export.export(network, pictures(1)[0])
+    return rewritten(exported, default("executorch", "fp32", None))[0]
+
+
+@torch.no_grad()
+def answers(module: torch.nn.Module, batches: Sequence[tuple[Tensor, ...]]) -> Tensor:
+    return torch.cat([module(*batch) for batch in batches])
+
+
+def noise_db(reference: Tensor, measured: Tensor) -> float:
+    return -10 * float(torch.tensor(loss(reference, measured, None).noise).log10())
+
+
+def rounded(network: Small, settings_: Settings, calibration: Batches) -> tuple[torch.nn.Module, object]:
+    made, integer, _ = quantize(program(network), Calibration(calibration), calibration[:4], settings_)
+    return made.module(), integer
+
+
+# Grids and observers.
+
+
+@given(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3), st.sampled_from([4, 8, 16]))
+def test_a_grid_has_zero_and_reaches_the_bounds(a: float, b: float, bits: int) -> None:
+    low, high = min(a, b), max(a, b)
+    grid = spanning(low, high, bits)
+    ends = grid.rounded(torch.tensor([low, 0.0, high]))
+    assert ends[1] == 0
+    assert torch.allclose(ends, torch.tensor([low, 0.0, high]), atol=grid.scale * 0.51, rtol=1e-4)
+
+
+def test_sixteen_bits_have_no_zero_point() -> None:
+    assert spanning(-1.0, 5.0, 16).zero_point == 0
+
+
+@pytest.mark.parametrize("name", OBSERVER_NAMES)
+def test_observers_find_a_range_that_serves(name: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    numbers = torch.cat([torch.randn(100_000, generator=generator), torch.tensor([60.0])])
+    low, high = float(numbers.min()), float(numbers.max())
+    seen = Seen(low, high, torch.histc(numbers, BINS, low, high).double())
+    span = OBSERVERS[name](seen, 8)
+    inside = numbers[:-1]
+    error = (spanning(*span).rounded(inside) - inside).square().mean()
+    least = {"min-max": 16, "mse": 20, "percentile": 28, "entropy": 28}  # of one number in 100,000 that is far out
+    found = float(10 * torch.log10(inside.square().mean() / error))
+    assert found > least[name], (found, span)
+    assert (span[1] == high) == (name == "min-max")
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 60))
+def test_the_fewest_are_found(least: int, threshold: int, most: int) -> None:
+    asked: list[int] = []
+
+    def good(count: int) -> bool:
+        asked.append(count)
+        return count >= threshold
+
+    least = min(least, most)
+    assert fewest(good, least, most) == min(max(least, threshold), most)
+    assert len(asked) <= 2 * 7 + 2
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)), max_size=25))
+def test_connected_names_are_alike(pairs: list[tuple[int, int]]) -> None:
+    edges = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T
+    found = connected(edges, 20)
+    groups = [{i} for i in range(20)]
+    for a, b in pairs:
+        joined = groups[a] | groups[b]
+        for member in joined:
+            groups[member] = joined
+    assert all((found[i] == found[j]).item() == (j in groups[i]) for i in range(20) for j in range(20))
+
+
+# Preparation.
+
+
+def test_equalising_keeps_the_function_and_undoes_outliers() -> None:
+    plain, spread = small(), with_outliers(small(), 3)
+    batches = pictures(16)
+    reference = answers(plain, batches)
+    assert noise_db(reference, answers(spread, batches)) > 90  # the same function, or nothing is shown
+    naive, _ = rounded(with_outliers(small(), 3), Settings(8, "min-max"), batches)
+    assert noise_db(reference, answers(naive, batches)) < 10
+    module = program(spread)
+    assert equalize(module, batches) > 100
+    assert noise_db(reference, answers(module, batches)) > 90
+    prepared, _ = rounded(with_outliers(small(), 3), Settings(8, prepare=True), batches)
+    without, _ = rounded(small(), Settings(8, prepare=True), batches)
+    with_db, without_db = (noise_db(reference, answers(m, batches)) for m in (prepared, without))
+    assert with_db > 20
+    assert with_db > without_db - 2
+
+
+def test_biases_take_up_what_rounding_moves() -> None:
+    module, batches = program(small()), pictures(16)
+    found = sites(module)
+    seen = observed(module, found, batches)
+    coarse = Settings(4)  # which moves means more than 8 bits do
+    board = Switchboard(module, found, grids(found, seen, coarse), WEIGHTS)
+    board.turn(lambda site: False)
+    reference = board.run(batches)
+    board.turn(lambda site: True)
+    before = (board.run(batches) - reference).mean(0).norm()
+    bias.correct(board, batches)
+    after = (board.run(batches) - reference).mean(0).norm()
+    assert after < 0.85 * before
+
+
+# The program with roundings.
+
+
+def test_the_settled_program_computes_what_was_searched_with() -> None:
+    batches = pictures(8)
+    module = program(small())
+    found = sites(module)
+    board = Switchboard(module, found, grids(found, observed(module, found, batches), Settings(8)), WEIGHTS)
+    board.turn(lambda site: site.name != found[2].name)
+    wanted = board.run(batches)
+    from lvexport.converters.quantization.settle import settle
+
+    assert noise_db(wanted, answers(settle(board), batches)) > 60
+
+
+def test_all_of_a_small_network_is_integers() -> None:
+    batches = pictures(8)
+    made, integer, _ = quantize(program(small()), Calibration(batches), batches, Settings(8))
+    assert integer.layers == len(sites(program(small())))
+    assert integer.weights > 0.85
+    assert integer.macs > 0.75  # the rest are attention's products
+    assert integer.within is None
+    assert {str(n.target) for n in made.module().graph.nodes} >= {"quantized_decomposed.dequantize_per_channel.default"}
+
+
+def test_what_calibration_did_not_see_is_told() -> None:
+    batches = pictures(8)
+    brighter = [(3 * x,) for (x,) in pictures(4, seed=1)]
+    _, integer, _ = quantize(program(small()), Calibration(batches), brighter, Settings(8))
+    assert integer.exceeded
+    assert max(integer.exceeded.values()) > 0.5
+    _, covered, _ = quantize(program(small()), Calibration(batches), batches[:4], Settings(8))
+    assert not covered.exceeded
+
+
+def test_a_layer_that_costs_too_much_stays_floating() -> None:
+    """One grid is made far too coarse: the search has to find that layer, and leave it out alone."""
+    batches = pictures(24)
+    module = program(small())
+    found = sites(module)
+    spans = grids(found, observed(module, found, batches), Settings(8))
+    spoiled = found[1]
+    spans[spoiled.output] = Grid(spans[spoiled.output].scale * 100, 0)
+    board = Switchboard(module, found, spans, WEIGHTS)
+    chosen = choose(board, whole(module), batches, None, Budget(retrieval=0.9))
+    assert chosen.within
+    assert list(chosen.floating) == [spoiled.name]
+    assert len(board.on()) == len(found) - 1
+
+
+def test_a_budget_that_cannot_be_kept_is_said() -> None:
+    batches = pictures(8)
+    module = program(small())
+    found = sites(module)
+    board = Switchboard(module, found, grids(found, observed(module, found, batches), Settings(2)), WEIGHTS)
+    labels = torch.zeros(8, dtype=torch.int64)
+    chosen = choose(board, whole(module), batches, labels, Budget(drop=-2.0))
+    assert not chosen.within
+    assert not board.on()
