@@ -104,7 +104,7 @@ def test_rows_join_the_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     learn.write()
     written = json.loads(table.read_text())
     assert written["rewrites"]["executorch"] == {"fp32": {"others": ["views"]}}
-    assert written["rewrites"]["tflite"] == {r: {"mobilevit": ["means"]} for r in ("fp32", "fp16")}
+    assert written["rewrites"]["tflite"] == {r: {"mobilevit": ["means"], "others": []} for r in ("fp32", "fp16")}
     assert written["measured"]["tflite"]["fp32"]["mobilevit"] == {"networks": {}}
 
 
