@@ -113,7 +113,9 @@ class _Naming:
         axis = layers.output_axis(node)
         source = node.args[0]
         assert isinstance(source, Node)
-        self.inputs[node] = self._collapsed(self.names[source], axis)
+        names = self._of(source)
+        assert names is not None
+        self.inputs[node] = self._collapsed(names, axis)
         self.outputs[node] = names = self._fresh(shape(node)[axis])
         at = [1] * len(shape(node))
         at[axis] = -1
@@ -140,23 +142,25 @@ class _Naming:
         )
 
     def _view(self, node: Node) -> Tensor | None:
-        source = node.args[0]
-        if not isinstance(source, Node) or source not in self.names:
+        names = self._of(node.args[0])
+        if names is None:
             return None
-        moved: Tensor = node.target(self.names[source], *node.args[1:], **node.kwargs)  # type: ignore[operator]
+        moved: Tensor = node.target(names, *node.args[1:], **node.kwargs)  # type: ignore[operator]
         return moved
 
     def _kept(self, node: Node) -> Tensor | None:
         return self.names.get(node.args[0])  # type: ignore[arg-type]
 
     def _pooled(self, node: Node) -> Tensor | None:
-        names = self.names[node.args[0]]  # type: ignore[index]
+        names = self._of(node.args[0])
+        if names is None:
+            return None
         first = names[..., :1, :1]
         self._same(names, first.expand_as(names))
         return first.expand(shape(node))
 
-    def _named(self, node: Any, like: Node) -> Tensor | None:
-        """The names of a summand, in the sum's shape; of a constant, new ones."""
+    def _of(self, node: Any) -> Tensor | None:
+        """The names of a node; of a constant, new ones. None for what is no tensor."""
         if not isinstance(node, Node):
             return None
         if node not in self.names:
@@ -165,7 +169,12 @@ class _Naming:
                 return None
             self.names[node] = self._fresh(value.numel()).reshape(value.shape)
             self.constants[node] = self.names[node]
-        return self.names[node].expand(shape(like))
+        return self.names[node]
+
+    def _named(self, node: Any, like: Node) -> Tensor | None:
+        """The names of a summand, in the sum's shape."""
+        names = self._of(node)
+        return None if names is None else names.expand(shape(like))
 
     def _sum(self, node: Node) -> Tensor | None:
         if node.kwargs.get("alpha", 1) != 1:
@@ -210,9 +219,9 @@ class _Naming:
 
     def _mean(self, node: Node) -> Tensor | None:
         """Means over all but the channels."""
-        source = node.args[0]
-        assert isinstance(source, Node)
-        names = self.names[source]
+        names = self._of(node.args[0])
+        if names is None:
+            return None
         given = arguments(node)
         over = [d % names.ndim for d in given["dim"] or range(names.ndim)] if "dim" in given else [2, 3]
         if "dim" not in given and (names.ndim != 4 or shape(node)[2:] != (1, 1)):
@@ -224,7 +233,7 @@ class _Naming:
         return first.reshape(shape(node))
 
     def _joined(self, node: Node) -> Tensor | None:
-        parts = [self.names.get(part) for part in node.args[0]]  # type: ignore[union-attr,arg-type]
+        parts = [self._of(part) for part in node.args[0]]  # type: ignore[union-attr]
         if any(part is None for part in parts):
             return None
         return torch.cat([part for part in parts if part is not None], *node.args[1:], **node.kwargs)  # type: ignore[arg-type]

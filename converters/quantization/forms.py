@@ -8,7 +8,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
 from lvexport.converters.derived import examples, rewritten
-from lvexport.converters.quantization.settle import QUANTIZED
+from lvexport.converters.quantization.grids import QUANTIZED
 from lvexport.converters.rewrites.graph import ATEN, call, calls, constant, keep, prune, replace, shape
 
 

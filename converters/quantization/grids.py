@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.ao.quantization.fx import _decomposed  # noqa: F401  registers the operations
+
+QUANTIZED = torch.ops.quantized_decomposed
 
 _LEAST = 1e-8  # of a scale: of what is always zero, nothing has to be told apart
 
@@ -35,8 +38,16 @@ class Grid:
         return ((x / self.scale).round() + self.zero_point - self.lowest).long().clamp(0, 2**self.bits - 1)
 
     def rounded(self, x: Tensor) -> Tensor:
-        """The nearest numbers on the grid."""
-        return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, self.lowest, self.highest)
+        """The nearest numbers on the grid, by the operations that programs are given."""
+        known = self.arguments
+        integers = QUANTIZED.quantize_per_tensor.default(x, *known)
+        rounded: Tensor = QUANTIZED.dequantize_per_tensor.default(integers, *known)
+        return rounded
+
+    @property
+    def arguments(self) -> tuple[float, int, int, int, torch.dtype]:
+        """As ``quantize_per_tensor`` and ``dequantize_per_tensor`` take them behind the tensor."""
+        return self.scale, self.zero_point, self.lowest, self.highest, self.dtype
 
 
 def spanning(low: float, high: float, bits: int = 8) -> Grid:
@@ -47,6 +58,11 @@ def spanning(low: float, high: float, bits: int = 8) -> Grid:
     low, high = min(low, 0.0), max(high, 0.0)
     lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     if bits > 8:
-        return Grid(max(max(-low, high) / highest, _LEAST), 0, bits)
-    scale = max((high - low) / (highest - lowest), _LEAST)
+        return Grid(single(max(max(-low, high) / highest, _LEAST)), 0, bits)
+    scale = single(max((high - low) / (highest - lowest), _LEAST))
     return Grid(scale, max(lowest, min(highest, round(lowest - low / scale))), bits)
+
+
+def single(number: float) -> float:
+    """The nearest number of single precision, in which all runtimes keep scales."""
+    return float(torch.tensor(number, dtype=torch.float32))

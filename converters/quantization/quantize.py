@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
+from torch.utils._pytree import tree_leaves
 
-from lvexport.converters.contract import Integers
+from lvexport.converters.contract import ConversionError, Integers
 from lvexport.converters.quantization import bias, equalize
 from lvexport.converters.quantization.grids import Grid, spanning
+from lvexport.converters.quantization.loss import loss
 from lvexport.converters.quantization.observers import OBSERVERS, Seen
 from lvexport.converters.quantization.search import choose
 from lvexport.converters.quantization.settings import Integer, Settings
@@ -23,6 +25,7 @@ from lvexport.converters.quantization.switches import Switchboard, Switched
 from lvexport.converters.rewrites.graph import prune
 
 WEIGHTS = Integers(8)
+CHECKED = 4  # inputs over which the program with its roundings is compared with what was searched with
 CORRECTED_WITH = 64  # inputs whose means biases are corrected to, all of them in memory at once
 EXCEEDING = 0.1  # of a range that inputs may leave it by before that is told
 
@@ -43,6 +46,7 @@ def quantize(
 
     ``evaluated``: some of the inputs that it will be judged with, to see whether calibration covers them.
     """
+    exact = flat(module, calibration.batches[:CHECKED])
     equalised = equalize.equalize(module, calibration.batches) if settings.prepare else 0
     prune(module)
     found, total = sites(module), whole(module)
@@ -57,8 +61,10 @@ def quantize(
         chosen = choose(board, total, calibration.batches, calibration.labels, settings.budget, settings.kept)
         if settings.prepare and chosen.floating:  # what other layers make of their roundings has changed
             bias.correct(board, calibration.batches[:CORRECTED_WITH])
-    on = board.on()
+    on, few = board.on(), calibration.batches[:CHECKED]
+    wanted = board.run(few)
     settled = settle(board)
+    check(exact, wanted, settled, few)
     integer = Integer(
         len(on),
         *total.shares(on),
@@ -71,6 +77,26 @@ def quantize(
     )
     program = torch.export.export(settled, tuple(calibration.batches[0]))
     return program, integer, [switched for switched in board.switched if switched.weight.on]
+
+
+def flat(module: GraphModule, batches: Sequence[Batch]) -> Tensor:
+    """(n, features): all outputs of each input, one after the other."""
+    answers = (module(*batch) for batch in batches)
+    return torch.stack([torch.cat([leaf.reshape(-1) for leaf in tree_leaves(answer)]) for answer in answers])
+
+
+def check(exact: Tensor, wanted: Tensor, settled: GraphModule, batches: Sequence[Batch]) -> None:
+    """Raise ConversionError where the program with its roundings computes something else than was searched with.
+
+    A bias that took up a shift is added in another order, so that numbers at half a step may fall to the other side;
+    that makes less noise than rounding itself. ``exact``: what the program answered before anything was done to it.
+    """
+    rounding, change = loss(exact, wanted, None).noise, loss(wanted, flat(settled, batches), None).noise
+    if change > rounding:
+        raise ConversionError(
+            f"Writing roundings into the program changed what it computes, by {change:.2g} of its power where rounding "
+            f"costs {rounding:.2g}. This is a bug; please report it with the model."
+        )
 
 
 def observed(module: GraphModule, found: Sequence[Site], batches: Sequence[Batch]) -> dict[Node, Seen]:

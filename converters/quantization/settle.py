@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.ao.quantization.fx import _decomposed  # noqa: F401  registers the operations
 from torch.fx import GraphModule, Node
 
-from lvexport.converters.quantization.grids import Grid
+from lvexport.converters.quantization.grids import QUANTIZED, Grid
 from lvexport.converters.quantization.switches import Rounding, Shift, Switchboard, Weight
 from lvexport.converters.rewrites import layers
 from lvexport.converters.rewrites.graph import arguments, call, calls, constant, is_call, keep, prune, replace
-
-QUANTIZED = torch.ops.quantized_decomposed
 
 
 def settle(board: Switchboard) -> GraphModule:
@@ -55,7 +52,7 @@ def _rounding(node: Node, switch: Rounding, rounded: dict[tuple[Node, Grid], Nod
     if any(of is source and on == grid for (_, on), of in rounded.items()):
         return source
     if key not in rounded:
-        known = (grid.scale, grid.zero_point, grid.lowest, grid.highest, grid.dtype)
+        known = grid.arguments
         integers = call(node, QUANTIZED.quantize_per_tensor.default, source, *known)
         rounded[key] = call(node, QUANTIZED.dequantize_per_tensor.default, integers, *known)
     return rounded[key]

@@ -45,7 +45,8 @@ class Weight(nn.Module):
         self.quantized = quantized
         self.rounded = quantized.restored().to(self.exact.dtype)
         # Of a channel that is all zeros any scale is right, and some runtimes divide by it.
-        self.scales = quantized.scale.reshape(-1).clamp_min(torch.finfo(torch.half).tiny)
+        scales = quantized.scale.reshape(-1)
+        self.scales = torch.where(scales > 0, scales, 1.0)
 
     def forward(self, weight: Tensor) -> Tensor:
         return self.rounded if self.on else weight

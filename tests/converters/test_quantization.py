@@ -206,3 +206,16 @@ def test_a_budget_that_cannot_be_kept_is_said() -> None:
     chosen = choose(board, whole(module), batches, labels, Budget(drop=-2.0))
     assert not chosen.within
     assert not board.on()
+
+
+def test_small_weights_keep_their_scale() -> None:
+    """As those into which a layer scale was folded."""
+    network = small()
+    with torch.no_grad():
+        network.mlp[2].weight.mul_(1e-4)
+        network.norm2.weight.mul_(1e-3)
+        network.mlp[0].weight.mul_(1e3)
+    batches = pictures(8)
+    made, _, on = quantize(program(network), Calibration(batches), batches, Settings(8))
+    assert min(float(switched.weight.scales.min()) for switched in on) < 1e-6
+    assert noise_db(answers(network, batches), answers(made.module(), batches)) > 25
