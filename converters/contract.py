@@ -119,10 +119,14 @@ class Captured:
 
 @dataclass(frozen=True)
 class Choice:
-    """An option of one target: its values, the first of them the default."""
+    """An option of one target: its values, the first of them the default; with ``number``, also any whole number."""
 
     values: tuple[str, ...]
     summary: str
+    number: bool = False
+
+    def takes(self, value: str) -> bool:
+        return value in self.values or (self.number and value.isdecimal() and int(value) > 0)
 
 
 @dataclass(frozen=True)
@@ -207,3 +211,11 @@ class Converter(Protocol):
 
 class ConversionError(Exception):
     """The converter cannot do what was asked; the message says why, for the user."""
+
+
+class TooLarge(ConversionError):
+    """An artifact needs more memory than there is: bytes of each kind that it ``needs``, and the ``limits`` given."""
+
+    def __init__(self, message: str, needs: Mapping[str, int], limits: Mapping[str, int]) -> None:
+        super().__init__(message)
+        self.needs, self.limits = needs, limits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lvexport.validation.contract import Runtime
-from lvexport.validation.runtimes import coreai, coreml, executorch, executorch_coreml, onnx, tflite, tflm
+from lvexport.validation.runtimes import coreai, coreml, ethos_u, executorch, executorch_coreml, onnx, tflite, tflm
 
 RUNTIMES: dict[str, Runtime] = {
     "coreml": coreml.RUNTIME,
@@ -13,4 +13,5 @@ RUNTIMES: dict[str, Runtime] = {
     "coreai": coreai.RUNTIME,
     "executorch:coreml": executorch_coreml.RUNTIME,
     "tflm": tflm.RUNTIME,
+    "ethos-u": ethos_u.RUNTIME,
 }
