@@ -161,13 +161,15 @@ class Notes:
     """How it was converted, for the manifest. ``route`` names what the converter was given.
 
     ``delegation`` is set where the artifact is a program of which parts go to a backend. ``sqnr_db``: what rewriting
-    for inference left of the captured program's outputs; None where nothing was rewritten.
+    for inference left of the captured program's outputs; None where nothing was rewritten. ``beside``: the names of
+    files that were written beside the artifact.
     """
 
     route: str
     remarks: tuple[str, ...] = ()
     delegation: Delegation | None = None
     sqnr_db: float | None = None
+    beside: tuple[str, ...] = ()
 
 
 class Converter(Protocol):

@@ -69,7 +69,7 @@ class EthosU:
 
 @dataclass(frozen=True)
 class Compiled:
-    """What Vela made. ``sram`` and ``dram`` in bytes. ``cycles`` and ``seconds``: its estimates of the accelerator's part.
+    """What Vela made. ``sram`` and ``dram`` in bytes. ``cycles``, ``seconds``: estimates of the accelerator's part.
 
     ``kept``: the operator that was kept from the accelerator, since Vela failed with it.
     """

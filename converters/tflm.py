@@ -30,11 +30,13 @@ class TFLM:
     options: Mapping[str, Choice] = MappingProxyType({})
 
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:
+        from lvexport.converters.c_array import write_c
         from lvexport.converters.micro import write_model
 
         write_model(captured.program(), out)
         arena = smallest_arena(out.read_bytes())
-        return Notes("torch.export", (f"arena: {arena:,} bytes where pointers have 64 bits, less where they have 32",))
+        remark = f"arena: {arena:,} bytes where pointers have 64 bits, less where they have 32"
+        return Notes("torch.export", (remark,), beside=write_c(out, arena, out.name.removesuffix(self.suffix)))
 
 
 def smallest_arena(model: bytes) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -56,17 +56,25 @@ def advice(program: ExportedProgram, needs: Mapping[str, int], limits: Mapping[s
     numbers = sum(t.numel() for t in (*module.parameters(), *module.buffers()))
     rates = {"flash": needs["flash"] / numbers, "sram": needs["sram"] / peak(module, examples(program))}
     for entry in sorted(ENTRIES.values(), key=lambda e: -e.parameters):
-        if rates["flash"] * entry.parameters > limits.get("flash", float("inf")):
+        flash = rates["flash"] * entry.parameters
+        if flash > limits.get("flash", float("inf")):
             continue
-        for size in filter(lambda s: takes(entry, s), SIZES):
-            sram = rates["sram"] * largest(entry, size)
-            if sram <= limits.get("sram", float("inf")):
-                flash = rates["flash"] * entry.parameters
-                return (
-                    f"By estimate {entry.name} at {size} pixels would fit, with about {sram / KIB:,.0f} KiB of SRAM "
-                    f"and {flash / KIB:,.0f} KiB of flash."
-                )
+        for size, sram in largest_first(entry, rates["sram"], limits.get("sram", float("inf"))):
+            return (
+                f"By estimate {entry.name} at {size} pixels would fit, with about {sram / KIB:,.0f} KiB of SRAM and "
+                f"{flash / KIB:,.0f} KiB of flash."
+            )
     return f"By estimate no network of the registry fits, down to {SIZES[-1]} pixels a side."
+
+
+def largest_first(entry: Entry, rate: float, limit: float) -> Iterator[tuple[int, float]]:
+    """The sizes at which a network's largest operation, ``rate`` bytes a number, is within the limit."""
+    with torch.device("meta"):
+        module = import_module(entry.module).build(entry.name, entry.num_classes).eval()
+    sizes = [size for size in SIZES if takes(entry, size)]
+    if sizes and rate * pixels(module, sizes[-1]) <= limit:
+        found = ((size, rate * pixels(module, size)) for size in sizes)
+        yield from (pair for pair in found if pair[1] <= limit)
 
 
 def takes(entry: Entry, size: int) -> bool:
@@ -77,8 +85,6 @@ def takes(entry: Entry, size: int) -> bool:
     return size <= entry.imgsz
 
 
-def largest(entry: Entry, size: int) -> int:
-    """The numbers that the largest operation of a network takes and gives, without computing any."""
-    with torch.device("meta"):
-        module = import_module(entry.module).build(entry.name, entry.num_classes).eval()
-        return peak(module, (torch.empty(1, 3, size, size),))
+def pixels(module: nn.Module, size: int) -> int:
+    """:func:`peak` for a picture of that size; without computing anything where the module is on ``meta``."""
+    return peak(module, (torch.empty(1, 3, size, size, device="meta"),))

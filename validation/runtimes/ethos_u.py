@@ -1,4 +1,4 @@
-"""Models compiled for Arm Ethos-U. Only the accelerator, or Arm's model of it, runs them; here they can be described."""
+"""Models compiled for Arm Ethos-U. Only the accelerator, or Arm's model of it, runs them; here they are described."""
 
 from __future__ import annotations
 
