@@ -12,7 +12,7 @@ _REASON = "only an Ethos-U runs what Vela compiles; --to tflm verifies the int8 
 
 class EthosURuntime:
     def available(self) -> Availability:
-        return Availability(False, "Ethos-U", _REASON)
+        return Availability(False, "Ethos-U", _REASON, to_be_had=False)
 
     def load(self, artifact: Path, threads: int) -> Session:
         flatbuffer.read(artifact)
