@@ -10,7 +10,12 @@ from typing import Any
 ALIGNMENT = 16  # bytes, which TFLM's kernels may rely on for constants (tensorflow/lite/micro/micro_arena_constants.h)
 _A_LINE = 16  # bytes
 # Operators whose registering method is not their name in camel case (tensorflow/lite/micro/micro_mutable_op_resolver.h)
-_METHODS = {"BATCH_MATMUL": "BatchMatMul", "PADV2": "PadV2"}
+_METHODS = {
+    "BATCH_MATMUL": "BatchMatMul",
+    "CUMSUM": "CumSum",
+    "PADV2": "PadV2",
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": "UnidirectionalSequenceLSTM",
+}
 
 
 def write_c(model: Path, arena: int, stem: str) -> tuple[str, str]:

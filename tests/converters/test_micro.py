@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from networks import SIDE, small
 from torch import Tensor, nn
 
 from lvexport.converters import ethos_u, tflm
@@ -28,6 +27,7 @@ from lvexport.converters.rewrites.defaults import default
 from lvexport.fitting import advice
 from lvexport.validation.contract import CannotRun
 from lvexport.validation.runtimes.registry import RUNTIMES
+from tests.networks import SIDE, small
 
 
 def pictures(count: int) -> list[tuple[Tensor, ...]]:
