@@ -202,8 +202,8 @@ def export(
     from lvexport.source import resolve
 
     positive(samples=samples, workers=workers, timeout=timeout, memory=memory, max_drop=max_drop)
-    given = {"min_ios": min_ios, "io": io, "activations": activations, "int8_io": "yes" if int8_io else None}
-    given |= {"accelerator": accelerator, "sram": sram, "flash": flash}
+    words = {"min_ios": min_ios, "io": io, "activations": activations, "accelerator": accelerator}
+    given = words | {"int8_io": "yes" if int8_io else None, "sram": sram, "flash": flash}
     typed = {name: str(value) for name, value in given.items() if value is not None}
     known_word(model)
     chosen = cells(split(to), split(quantize), typed)

@@ -493,7 +493,7 @@ def health(found: Health) -> None:
         (
             t.target,
             ", ".join(f"{name} {version or 'MISSING'}" for name, version in t.libraries.items()),
-            f"{t.runtime}{'' if t.runs else ' MISSING'}{f' ({t.note})' if t.note and t.runs else ''}",
+            f"{t.runtime}{'' if t.runs else ' MISSING' if t.remedy else ', not here'}{f' ({t.note})' if t.note and t.runs else ''}",
             t.remedy,
         )
         for t in found.targets

@@ -59,5 +59,5 @@ def operators(model: Any) -> list[str]:
 def describe(artifact: Path) -> Description:
     """Interface and operators."""
     model = read(artifact)
-    ends = (tuple(map(spec, tensors(model, side))) for side in ("inputs", "outputs"))
-    return Description(*ends, dict(Counter(operators(model))))
+    inputs, outputs = (tuple(map(spec, tensors(model, side))) for side in ("inputs", "outputs"))
+    return Description(inputs, outputs, dict(Counter(operators(model))))
