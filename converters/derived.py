@@ -53,7 +53,6 @@ def for_xnnpack(program: ExportedProgram, integers: Integers | None = None) -> E
         from lvexport.converters.xnnpack_weights import integer_layers
 
         integer_layers(module, integers)
-        module.recompile()
     return torch.export.export(module, examples(program))
 
 

@@ -45,7 +45,7 @@ class Onnx:
             input_names=[s.name for s in captured.inputs],
             output_names=[s.name for s in captured.outputs],
             verbose=False,
-            opset_version=None if weights is None else OPSET,
+            opset_version=None if weights is None or static else OPSET,
         )
         assert exported is not None
         if static:  # onnxsim would make integer weights floating-point numbers again

@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Node
 from lvexport.converters.compression import recovered, weights
 from lvexport.converters.contract import Integers
 from lvexport.converters.derived import attach, constant
+from lvexport.converters.rewrites.graph import prune
 
 _QUANTIZED = torch.ops.quantized_decomposed
 _CONV = torch.ops.aten.conv2d.default
@@ -45,6 +46,7 @@ def integer_layers(module: GraphModule, integers: Integers) -> int:
                 layer.update_arg(0, rounded(layer))
                 layer.update_arg(1, module.graph.call_function(_QUANTIZED.dequantize_per_channel.default, given))
             count += 1
+    prune(module)
     return count
 
 

@@ -20,7 +20,7 @@ from dataclasses import replace
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_jsonable_python
 
@@ -62,6 +62,10 @@ from lvexport.validation.contract import (
     StatefulSession,
 )
 
+if TYPE_CHECKING:
+    from lvexport.converters.quantization.switches import Switched
+    from lvexport.validation.integers.layers import Comparison, Layer
+
 # Inputs that are also run with other numerics, one of which takes some ten times as long as the verdict's own.
 BOUND_SAMPLES = 16
 POLL_SECONDS = 0.02
@@ -89,10 +93,12 @@ def run_compress(job: CompressJob) -> Any:
 
 def run_quantize(job: QuantizeJob) -> Any:
     import torch
+    from safetensors.numpy import save_file
 
     from lvexport.converters.quantization.quantize import Calibration, quantize
     from lvexport.converters.rewrites.apply import rewritten
     from lvexport.feeding import tensors
+    from lvexport.validation.integers.layers import packed
 
     def batches(inputs: Inputs, most: int) -> list[tuple[Any, ...]]:
         return [tuple(map(torch.from_numpy, arrays)) for arrays in islice(tensors(inputs), most)]
@@ -100,9 +106,24 @@ def run_quantize(job: QuantizeJob) -> Any:
     module, change = rewritten(torch.export.load(job.program), job.rewrites)
     labels = None if job.labels is None else torch.tensor(job.labels)
     calibration = Calibration(batches(job.calibration, job.calibration.count), labels)
-    program, integer = quantize(module, calibration, batches(job.evaluated, COVERAGE_SAMPLES), job.settings)
+    program, integer, on = quantize(module, calibration, batches(job.evaluated, COVERAGE_SAMPLES), job.settings)
     torch.export.save(program, job.out)
+    save_file(packed([as_read(switched) for switched in on]), job.layers)
     return Rounded(integer, change if job.rewrites else None)
+
+
+def as_read(switched: Switched) -> Layer:
+    """A rounded layer as it will be read back from artifacts."""
+    from lvexport.validation.integers.layers import Layer, digest
+
+    given, output = switched.given.grid, switched.output.grid
+    return Layer(
+        switched.site.name,
+        digest(switched.weight.quantized.data.numpy(), 0),
+        switched.weight.scales.double().numpy(),
+        (given.scale, given.zero_point),
+        (output.scale, output.zero_point),
+    )
 
 
 def run_convert(job: ConvertJob) -> Any:
@@ -156,7 +177,19 @@ def run_artifact(job: RunJob) -> Any:
     save_outputs(outputs, job.out)
     bounds = bounds_of(job, session, outputs) if job.bounds and isinstance(session, OpenSession) else ()
     labels = session.labels if isinstance(session, LabelledSession) else ()
-    return RunResult(runtime.available().name, session.outputs, statistics.median(times) * 1000, bounds, labels)
+    layers = None if job.layers is None else compared(job.target, job.artifact, job.layers)
+    return RunResult(runtime.available().name, session.outputs, statistics.median(times) * 1000, bounds, labels, layers)
+
+
+def compared(target: str, artifact: Path, layers: Path) -> Comparison | None:
+    """The layers of the rounded network beside those that the artifact holds; None where nothing here reads these."""
+    from safetensors.numpy import load_file
+
+    from lvexport.validation.integers.layers import compare, unpacked
+    from lvexport.validation.integers.registry import reader
+
+    read = reader(target)
+    return None if read is None else compare(unpacked(load_file(layers)), read(artifact))
 
 
 def answers(inputs: Inputs, session: Session) -> Iterator[tuple[float, list[Array]]]:

@@ -597,7 +597,7 @@ def train(
     training_command.check_shares(warmup=warmup, label_smoothing=label_smoothing, ema_decay=ema_decay)
     schedule = Schedule(epochs, side, chosen, batch, lr, weight_decay, warmup, label_smoothing, ema_decay, seed)
     folder = output or Path("runs") / f"{entry.name}-{side}"
-    begin = training_command.begin_with(entry.name, start)
+    begin = training_command.begin_with(entry.name, start, freeze)
     tell(notices.of_family(model, entry.name), printing)
 
     from lvexport.training.run import Request

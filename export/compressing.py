@@ -23,7 +23,8 @@ class Compressed:
     """The program with roundings, and what PyTorch makes of the sample with it. ``name`` tells it from others.
 
     ``dynamic``: what it makes with activations rounded as they come as well, where an artifact does so. ``integer``:
-    which part of it integers compute, where activations are rounded to fixed grids. ``sqnr_db``: what rewriting it for
+    which part of it integers compute, where activations are rounded to fixed grids; ``layers``: the file of what these
+    are made of. ``sqnr_db``: what rewriting it for
     inference before left.
     """
 
@@ -32,6 +33,7 @@ class Compressed:
     name: str
     dynamic: list[Array] | None = None
     integer: Integer | None = None
+    layers: Path | None = None
     sqnr_db: float | None = None
 
 

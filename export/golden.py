@@ -33,10 +33,12 @@ def write(
     labels: Array | None,
     kept: int,
     networks: Mapping[str, Sequence[Array]],
+    layers: Mapping[str, Array],
 ) -> None:
     """Write ``input.<name>`` as the program takes it, ``pictures`` as they were, ``output.<name>`` and ``labels``.
 
-    ``networks``: for each recipe that rounds weights to integers, the outputs with those; ``<recipe>.output.<name>``.
+    ``networks``: of each rounded network its outputs; ``<network>.output.<name>``. ``layers``: what their layers are
+    made of, ``<network>.layer.<number>.<layer>.<what>``.
     """
     few = Inputs(inputs.path, kept, inputs.normalisation)
     columns = zip(*tensors(few), strict=True)
@@ -45,6 +47,7 @@ def write(
     for recipe, found in networks.items():
         pairs = zip(outputs, found, strict=True)
         arrays |= {f"{recipe}.output.{s.name}": np.ascontiguousarray(n[:kept]) for s, n in pairs}
+    arrays |= layers
     if inputs.normalisation is not None:
         with safe_open(inputs.path, framework="numpy") as file:
             arrays[PICTURES] = file.get_slice(PICTURES)[:kept]
@@ -77,3 +80,11 @@ def networks(path: Path, outputs: Sequence[TensorSpec], recipes: Sequence[str]) 
         kept = set(file.keys())
         names = {recipe: [f"{recipe}.output.{s.name}" for s in outputs] for recipe in recipes}
         return {recipe: [file.get_tensor(n) for n in keys] for recipe, keys in names.items() if kept.issuperset(keys)}
+
+
+def layers(path: Path, network: str) -> dict[str, Array]:
+    """What the layers of a rounded network are made of; nothing where the file does not say."""
+    start = f"{network}.layer."
+    with safe_open(path, framework="numpy") as file:
+        names = [name for name in set(file.keys()) if name.startswith(start)]
+        return {name.removeprefix(start): file.get_tensor(name) for name in sorted(names)}

@@ -12,6 +12,7 @@ from lvexport.converters.contract import Captured, Integers, Normalisation, Note
 from lvexport.converters.quantization.settings import Integer, Settings
 from lvexport.source import Source
 from lvexport.validation.contract import Description, OpCost, Overflow
+from lvexport.validation.integers.layers import Comparison
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class QuantizeJob:
     """Round the layers of a captured program, rewritten for inference before.
 
     ``calibration``: the inputs that ranges, and the search, follow from, with their classes where they are known.
-    ``evaluated``: those that the artifact will be judged with.
+    ``evaluated``: those that the artifact will be judged with. ``layers``: where what each layer is made of is written.
     """
 
     program: Path
@@ -63,6 +64,7 @@ class QuantizeJob:
     labels: tuple[int, ...] | None
     evaluated: Inputs
     out: Path
+    layers: Path
     kind: Literal["quantize"] = "quantize"
 
 
@@ -103,6 +105,7 @@ class RunJob:
     """Run an artifact over the inputs; ``out`` is a safetensors file with outputs ``0``, ``1``, …
 
     ``bounds``: whether also in each of the ways that bound it, where it leaves open how it is computed.
+    ``layers``: what each layer of the rounded network is made of, to be looked for in the artifact.
     """
 
     target: str
@@ -111,6 +114,7 @@ class RunJob:
     out: Path
     threads: int = 1
     bounds: bool = True
+    layers: Path | None = None
     kind: Literal["run"] = "run"
 
 
@@ -222,7 +226,8 @@ class Bound:
 @dataclass(frozen=True)
 class RunResult:
     """``runtime`` as it stands in the manifest; ``milliseconds`` is the median of the runs. ``bounds``: where the
-    artifact leaves open how it is computed. ``labels``: those that it holds.
+    artifact leaves open how it is computed. ``labels``: those that it holds. ``layers``: those of the
+    rounded network that were looked for in it.
     """
 
     runtime: str
@@ -230,6 +235,7 @@ class RunResult:
     milliseconds: float
     bounds: tuple[Bound, ...] = ()
     labels: tuple[str, ...] = ()
+    layers: Comparison | None = None
 
 
 @dataclass(frozen=True)

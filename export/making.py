@@ -174,7 +174,9 @@ class Making:
         self.report(cell.label, "running")
         out = self.shop.folder / f"{artifact.name}.outputs"
         try:
-            run = RUN_RESULT.validate_python(self.shop.do(RunJob(cell.target, artifact, self.sampled.inputs, out)))
+            layers = None if made.network is None else made.network.layers
+            job = RunJob(cell.target, artifact, self.sampled.inputs, out, layers=layers)
+            run = RUN_RESULT.validate_python(self.shop.do(job))
         except NotRunError as error:
             return replace(made, error=str(error), not_run=True)
         except LvexportError as error:

@@ -95,6 +95,17 @@ class IntervalInfo(Part):
     overflow: OverflowInfo | None
 
 
+class LayersInfo(Part):
+    """Layers of the rounded network that were looked for in the artifact, integer by integer.
+
+    ``wrong``: layer → what of its weights, scales or zero points is not as it was rounded.
+    """
+
+    expected: int
+    found: int
+    wrong: dict[str, str]
+
+
 class CompressionInfo(Part):
     """An artifact with integer weights beside the network with the same rounded weights, as PyTorch computes that.
 
@@ -109,6 +120,7 @@ class CompressionInfo(Part):
     max_drop: float
     min_retrieval: float
     within_budget: bool
+    layers: LayersInfo | None = None
 
 
 class VerdictInfo(Part):

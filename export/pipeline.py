@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safetensors.numpy import load_file
+
 from lvexport import bundle, files, golden, machine
 from lvexport.bundle import Bundle
 from lvexport.calibration import Calibration, lay_down
@@ -36,7 +38,7 @@ from lvexport.quantizing import network_of
 from lvexport.source import Source
 from lvexport.validation.contract import Array
 from lvexport.validation.labelling import mislabelled
-from lvexport.validation.verdict import Interval, Verdict, bounded, eased, judge_all, judge_compressed
+from lvexport.validation.verdict import Interval, Verdict, bounded, eased, judge_all, judge_compressed, with_layers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -157,17 +159,19 @@ def fill(
             pool.submit(making.make, cell, networks.get(network_of(plan, cell) or "")) for cell in wanted
         }
         references = reference.result()
-        rounded = kept_networks(final, manifest)
+        rounded, layers = kept_networks(final, manifest), kept_layers(final, manifest)
         for done in networks.values():
             if not done.exception():
                 rounded |= answers(done.result())
-        manifest, new = add_golden(plan, manifest, original, sampled, references, rounded, work)
+                layers |= layers_of(done.result())
+        manifest, new = add_golden(plan, manifest, original, sampled, references, rounded, layers, work)
         while pending:
             finished, pending = wait(pending, return_when=FIRST_COMPLETED)
             for made in (future.result() for future in finished):
                 if made.network is not None and made.network.name not in rounded:
                     rounded |= answers(made.network)
-                    manifest, again = add_golden(plan, manifest, original, sampled, references, rounded, work)
+                    layers |= layers_of(made.network)
+                    manifest, again = add_golden(plan, manifest, original, sampled, references, rounded, layers, work)
                     new |= again
                 info = finish(made, plan, original, sampled, references, calibration)
                 report(made.cell.label, info.status)
@@ -203,6 +207,13 @@ def answers(network: Compressed) -> dict[str, Sequence[Array]]:
     return {network.name: network.references, **more}
 
 
+def layers_of(network: Compressed | None) -> dict[str, Array]:
+    """What the layers of a rounded network are made of, under the names that golden vectors have it by."""
+    if network is None or network.layers is None:
+        return {}
+    return {f"{network.name}.layer.{key}": array for key, array in load_file(network.layers).items()}
+
+
 def rounded_networks(plan: Plan, wanted: Sequence[Cell], manifest: Manifest) -> dict[str, Cell]:
     """The networks with roundings that are needed, by name, each with a cell that is made from it.
 
@@ -211,6 +222,14 @@ def rounded_networks(plan: Plan, wanted: Sequence[Cell], manifest: Manifest) -> 
     found = {name: cell for cell in wanted if (name := network_of(plan, cell)) is not None}
     present = compressing(a.recipe for a in manifest.artifacts)
     return {recipe: Cell("coreml", recipe, ()) for recipe in present} | found
+
+
+def kept_layers(final: Path, manifest: Manifest) -> dict[str, Array]:
+    """What the golden vectors of the bundle have of the layers of those networks."""
+    path, names = final / bundle.GOLDEN, [a.network for a in manifest.artifacts if a.network]
+    if not names or manifest.golden is None or not intact(path, manifest.golden.sha256):
+        return {}
+    return {f"{name}.layer.{key}": array for name in names for key, array in golden.layers(path, name).items()}
 
 
 def kept_networks(final: Path, manifest: Manifest) -> dict[str, Sequence[Array]]:
@@ -320,6 +339,7 @@ def judge_run(
         if rounded.simulated is not None:
             faithful = eased(faithful, rounded.networks, rounded.simulated, run.outputs)
         verdict = judge_compressed(verdict, faithful, references, rounded.networks, run.outputs, recipe, budget)
+        verdict = with_layers(verdict, run.layers)
     if not run.bounds:
         return verdict
     samples = run.bounds[0].samples
@@ -376,11 +396,14 @@ def add_golden(
     sampled: Sample,
     references: Sequence[Array],
     networks: Mapping[str, Sequence[Array]],
+    layers: Mapping[str, Array],
     work: Path,
 ) -> tuple[Manifest, dict[str, Path]]:
     """Write the golden vectors; the manifest that names them, and the files to publish."""
     path, capture = work / bundle.GOLDEN, original.capture
     kept = golden.count(plan.source.imgsz, sampled.inputs.count)
-    golden.write(path, sampled.inputs, capture.inputs, capture.outputs, references, sampled.labels, kept, networks)
+    golden.write(
+        path, sampled.inputs, capture.inputs, capture.outputs, references, sampled.labels, kept, networks, layers
+    )
     info = GoldenInfo(path=path.name, sha256=files.digest(path), samples=kept)
     return manifest.model_copy(update={"golden": info}), {path.name: path}

@@ -224,6 +224,7 @@ ROOMS = (
     "converters.rewrites",
     "validation",
     "validation.runtimes",
+    "validation.integers",
     "validation.mil",
     "validation.mil.ops",
 )

@@ -59,12 +59,12 @@ def quantize(
     assert name is not None
     rounded, out = shop.folder / f"program-{name}.pt2", shop.folder / f"reference-{name}.safetensors"
     settings = settings_of(plan, cell, kept)
-    job = QuantizeJob(
-        original.program, plan.rewrites(cell), settings, calibration.inputs, calibration.labels, sampled.inputs, rounded
-    )
+    layers = shop.folder / f"layers-{name}.safetensors"
+    given, labels = calibration.inputs, calibration.labels
+    job = QuantizeJob(original.program, plan.rewrites(cell), settings, given, labels, sampled.inputs, rounded, layers)
     found = ROUNDED.validate_python(shop.do(job))
     shop.do(ReferenceJob(replace(original.source, kind="program", spec=str(rounded)), sampled.inputs, out))
-    return Compressed(rounded, load_outputs(out), name, None, found.integer, found.sqnr_db)
+    return Compressed(rounded, load_outputs(out), name, None, found.integer, layers, found.sqnr_db)
 
 
 def too_dear(references: Sequence[Array], outputs: Sequence[Array], labels: Sequence[int] | None, plan: Plan) -> bool:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lvexport import render_integers
 from lvexport.validation.accuracy import finding
 from lvexport.validation.contract import JUDGED
 
@@ -284,6 +285,12 @@ def problems(bundle: Bundle) -> None:
 
 def compression_problem(recipe: str, v: VerdictInfo, c: CompressionInfo) -> str:
     """What is wrong with an artifact whose weights are integers."""
+    if c.layers is not None and c.layers.wrong:
+        layer, why = next(iter(c.layers.wrong.items()))
+        return (
+            f"does not hold the integers that the network was rounded to: of {c.layers.expected} layers, "
+            f"{len(c.layers.wrong)} are not as they should be. In {layer}, {why}."
+        )
     if c.sqnr_db < c.threshold_db:
         return (
             f"does not compute what the original computes with weights rounded as {recipe} has them: "
@@ -365,6 +372,10 @@ def export_result(bundle: Bundle) -> None:
     """What was made, and what to type next."""
     out().print(results(bundle))
     out().print(origins(bundle))
+    for shown in (*render_integers.summaries(bundle), *render_integers.searches(bundle)):
+        out().print(shown)
+    for text in render_integers.uncovered(bundle):
+        warn(text, loud=True)
     evaluations(bundle)
     doubts(bundle)
     problems(bundle)

@@ -27,8 +27,10 @@ def choose(model: str, data: str, sizes: str, imgsz: int | None) -> tuple[Entry,
     return entry, chosen, side
 
 
-def begin_with(name: str, start: str | None) -> Path | None:
-    """The checkpoint that ``--start`` names. Raises ModelError."""
+def begin_with(name: str, start: str | None, freeze: int) -> Path | None:
+    """The checkpoint that ``--start`` names. Raises UsageError or ModelError."""
+    if freeze < 0 or (freeze and start is None):
+        raise UsageError(f"--freeze {freeze} keeps the weights of that many stages as --start has them. Give --start.")
     if start is None:
         return None
     found = choose_weights(name, start)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from safetensors.numpy import save_file
+
 from lvexport import bundle, files, golden
 from lvexport.bundle import Bundle
 from lvexport.compressing import compress, compressing, dynamic, simulation
@@ -302,8 +304,21 @@ def examine(folder: Path, artifact: ArtifactInfo, request: Request, baseline: Ba
     if not available.here:
         return outcome(artifact, "not-run", error=available.reason)
     out = shop.folder / f"{artifact.path}.outputs"
-    run = RUN_RESULT.validate_python(shop.do(RunJob(artifact.target, path, baseline.sample.inputs, out)))
+    layers = None if request.against else layers_of(folder, artifact, shop)
+    job = RunJob(artifact.target, path, baseline.sample.inputs, out, layers=layers)
+    run = RUN_RESULT.validate_python(shop.do(job))
     return judged(artifact, run, load_outputs(out), baseline)
+
+
+def layers_of(folder: Path, artifact: ArtifactInfo, shop: Workshop) -> Path | None:
+    """A file of what the layers of the artifact's rounded network are made of, where the golden vectors have that."""
+    golden_file = folder / bundle.GOLDEN
+    known = golden.layers(golden_file, artifact.network) if artifact.network and golden_file.exists() else {}
+    if not known:
+        return None
+    out = shop.folder / f"{artifact.path}.layers"
+    save_file(known, out)
+    return out
 
 
 def judged(artifact: ArtifactInfo, run: RunResult, outputs: Sequence[Array], baseline: Baseline) -> ArtifactInfo:

@@ -221,6 +221,7 @@ def enter(document: dict[str, Any], place: tuple[str, str, str], found: dict[str
     names = found.pop("rewrites")
     for part, value in (("rewrites", names), ("measured", found)):
         document[part].setdefault(target, {}).setdefault(recipe, {})[family] = value
+    document["rewrites"][target][recipe].setdefault(OTHERS, [])  # nothing, until something is learned for them
 
 
 def main() -> None:

@@ -77,10 +77,10 @@ def loader(data: Batches, batches: BatchSampler | Sequence[Sequence[Pick]], proc
     return DataLoader(data, batch_sampler=batches, num_workers=processes, collate_fn=whole)  # type: ignore[arg-type]
 
 
-def in_order(indices: range, size: int, batch: int) -> Iterator[list[Pick]]:
+def in_order(indices: range, size: int, batch: int, epoch: int = 0) -> Iterator[list[Pick]]:
     """Batches of the samples as they stand, all at one size, for measuring."""
     for start in range(0, len(indices), batch):
-        yield [Pick(i, (size, size), 0) for i in indices[start : start + batch]]
+        yield [Pick(i, (size, size), epoch) for i in indices[start : start + batch]]
 
 
 class AtSize(Dataset[tuple[Tensor, Any]]):

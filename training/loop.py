@@ -105,7 +105,8 @@ class Trainer:
             self.position.seconds = before + time.monotonic() - start
             hooks.save(self.snapshot())
             saved = time.monotonic()
-        refresh(self.average.module, self.data.train, self.schedule.imgsz, self.worker, self.processes)
+        imgsz, after = self.schedule.imgsz, self.schedule.epochs
+        refresh(self.average.module, self.data.train, imgsz, after, self.worker, self.processes)
         return self.average
 
     def step(self, parallel: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -56,9 +56,12 @@ class Request:
     def identity(self, workers: int) -> dict[str, Any]:
         """What a run that is to go on must have been asked for as well, in types that come back from disk the same."""
         schedule = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self.schedule).items()}
+        return {"model": self.entry.name, "data": self.data, "workers": workers, **schedule, **self.begun()}
+
+    def begun(self) -> dict[str, Any]:
+        """What the training began with: the digest of the checkpoint, empty for none, and how much of it is kept."""
         start = hashlib.sha256(self.start.read_bytes()).hexdigest() if self.start else ""
-        begun = {"start": start, "freeze": self.freeze}
-        return {"model": self.entry.name, "data": self.data, "workers": workers, **schedule, **begun}
+        return {"start": start, "freeze": self.freeze}
 
 
 @dataclass(frozen=True)
@@ -125,8 +128,12 @@ def begin(model: nn.Module, path: Path, freeze: int) -> None:
 
     The stem and the first ``freeze`` stages are not trained any further.
 
-    Raises TrainingError, with the model untouched, where anything else differs.
+    Raises TrainingError, with the model untouched, where anything else differs or there are no such stages.
     """
+    parts = dict(model.named_children())
+    stages = list(parts["stages"].children()) if "stages" in parts else []
+    if freeze > len(stages):
+        raise TrainingError(f"This network has {len(stages)} stages that can be frozen, not {freeze}.")
     wanted = {name: value.shape for name, value in model.state_dict().items() if not name.startswith(HEAD)}
     state = {name: value for name, value in read(path).items() if not name.startswith(HEAD)}
     if {name: value.shape for name, value in state.items()} != wanted:
@@ -136,8 +143,7 @@ def begin(model: nn.Module, path: Path, freeze: int) -> None:
         )
     model.load_state_dict(state, strict=False)
     if freeze:
-        stem, stages = model.get_submodule("stem"), list(model.get_submodule("stages").children())
-        for kept in (stem, *stages[:freeze]):
+        for kept in (parts["stem"], *stages[:freeze]):
             kept.requires_grad_(False)
 
 
@@ -176,7 +182,7 @@ def lead(
     parameters = sum(p.numel() for p in average.module.parameters())
     found = card.describe(
         request.entry.name, parameters, data, request.schedule, trainer.position, measured, worker.workers
-    )
+    ) | (request.begun() if request.start else {})
     card.draw_curve(trainer.position.curve, request.stem.with_suffix(".svg"))
     card.write(found, request.stem)
     path.unlink()
@@ -190,6 +196,8 @@ def finished(request: Request) -> Outcome | None:
         return None
     found = json.loads(described.read_text())
     asked = {"dataset": request.data, "schedule": json.loads(json.dumps(asdict(request.schedule)))}
+    if request.start:
+        asked |= request.begun()
     if any(found.get(name) != value for name, value in asked.items()):
         raise TrainingError(
             f"{request.output} holds {weights.name} from another training. Type --force to write over it, or another "

@@ -21,10 +21,11 @@ class Interface:
 class Program:
     """The first method of a program."""
 
-    def __init__(self, artifact: Path, program: Any) -> None:
+    def __init__(self, artifact: Path, file: Any) -> None:
         self._artifact = artifact
-        self._program = program
-        self._plan = program.execution_plan[0]
+        self._file = file
+        self._program = file.program
+        self._plan = self._program.execution_plan[0]
 
     @property
     def interface(self) -> Interface:
@@ -56,6 +57,16 @@ class Program:
             raise ArtifactError(f"{self._artifact} does not hold the bytes of its delegate.")
         return bytes(stored[processed.index].data)
 
+    def delegates(self, backend: str) -> list[bytes]:
+        """The bytes of all delegates of a backend."""
+        stored = self._program.backend_delegate_data
+        return [bytes(stored[d.processed.index].data) for d in self._plan.delegates if d.id == backend]
+
+    def named_data(self) -> dict[str, bytes]:
+        """Constants that delegates keep in the program by a name."""
+        data = self._file.named_data
+        return {} if data is None else {key: bytes(data.buffers[e.buffer_index]) for key, e in data.pte_data.items()}
+
 
 def read(artifact: Path) -> Program:
     """Read a program. Raises ArtifactError where the file is not one."""
@@ -65,7 +76,7 @@ def read(artifact: Path) -> Program:
     if content[4:8] != IDENTIFIER:
         raise ArtifactError(f"{artifact} is not an ExecuTorch program: its identifier is missing.")
     try:
-        return Program(artifact, deserialize_pte_binary(content).program)
+        return Program(artifact, deserialize_pte_binary(content))
     except Exception as error:  # the reader raises of every kind
         raise ArtifactError(f"{artifact} cannot be read as an ExecuTorch program: {error}") from error
 

@@ -11,6 +11,7 @@ import numpy as np
 from lvexport.converters.contract import BUDGET, Budget, Recipe, TensorSpec
 from lvexport.validation import metrics
 from lvexport.validation.contract import JUDGED, PICTURE, PROBABILITIES, Array, Overflow
+from lvexport.validation.integers.layers import Comparison
 
 # Rounding once to p significant bits leaves 6.02·p dB. Independent roundings add up in power, so N of them in a row
 # take 10·log10(N) away. N is the program's own number of operations one behind the other, at least DEPTH, and, where
@@ -63,6 +64,7 @@ class Compression:
     max_drop: float
     min_retrieval: float
     within_budget: bool
+    layers: Comparison | None = None
 
     @property
     def faithful(self) -> bool:
@@ -225,6 +227,14 @@ def judge_compressed(
         threshold_db=least_db(network, threshold),
         compression=found,
     )
+
+
+def with_layers(verdict: Verdict, layers: Comparison | None) -> Verdict:
+    """The verdict with what was read of the artifact's layers. It does not pass where one is not as it was rounded."""
+    if verdict.compression is None or layers is None:
+        return verdict
+    compression = replace(verdict.compression, layers=layers)
+    return replace(verdict, compression=compression, passed=verdict.passed and not layers.wrong)
 
 
 def within(verdict: Verdict, budget: Budget) -> bool:

@@ -33,7 +33,10 @@ def _column(scale: Tensor, data: Tensor) -> Tensor:
 
 
 def with_flat_layers(program: ExportedProgram) -> ExportedProgram:
-    """Linear layers over a matrix each, which is what runtimes have integer kernels for."""
+    """Linear layers over a matrix each, which is what runtimes have integer kernels for.
+
+    It is whole numbers that are reshaped, so that each layer stays between its roundings.
+    """
     return torch.export.export(rewritten(program, _flat_layers), examples(program))
 
 
@@ -43,9 +46,18 @@ def _flat_layers(module: GraphModule) -> None:
         assert isinstance(source, Node)
         if len(shape(source)) == 2:
             continue
-        flat = call(node, ATEN.reshape.default, source, [-1, shape(source)[-1]])
+        wide = [-1, shape(source)[-1]]
+        if source.target is QUANTIZED.dequantize_per_tensor.default:
+            flat = call(node, ATEN.reshape.default, source.args[0], wide)
+            flat = call(node, source.target, flat, *source.args[1:])
+        else:
+            flat = call(node, ATEN.reshape.default, source, wide)
         layer = call(node, ATEN.linear.default, flat, *node.args[1:])
+        for user in [u for u in node.users if u.target is QUANTIZED.quantize_per_tensor.default]:
+            integers = call(user, user.target, layer, *user.args[1:])  # type: ignore[arg-type]
+            replace(user, call(user, ATEN.reshape.default, integers, list(shape(node))))
         replace(node, call(node, ATEN.reshape.default, layer, list(shape(node))))
+    prune(module)
 
 
 def with_own_reading(program: ExportedProgram) -> ExportedProgram:

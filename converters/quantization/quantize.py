@@ -19,7 +19,7 @@ from lvexport.converters.quantization.settings import Integer, Settings
 from lvexport.converters.quantization.settle import settle, transitions
 from lvexport.converters.quantization.sites import Site, origin, sites, whole
 from lvexport.converters.quantization.statistics import Batch, extremes, histograms
-from lvexport.converters.quantization.switches import Switchboard
+from lvexport.converters.quantization.switches import Switchboard, Switched
 from lvexport.converters.rewrites.graph import prune
 
 WEIGHTS = Integers(8)
@@ -38,8 +38,8 @@ class Calibration:
 @torch.no_grad()
 def quantize(
     module: GraphModule, calibration: Calibration, evaluated: Sequence[Batch], settings: Settings
-) -> tuple[ExportedProgram, Integer]:
-    """Round a program's layers, changing it in place.
+) -> tuple[ExportedProgram, Integer, list[Switched]]:
+    """Round a program's layers, changing it in place; the program, what of it integers compute, and the layers.
 
     ``evaluated``: some of the inputs that it will be judged with, to see whether calibration covers them.
     """
@@ -69,7 +69,8 @@ def quantize(
         () if chosen is None else chosen.steps,
         None if chosen is None else chosen.within,
     )
-    return torch.export.export(settled, tuple(calibration.batches[0])), integer
+    program = torch.export.export(settled, tuple(calibration.batches[0]))
+    return program, integer, [switched for switched in board.switched if switched.weight.on]
 
 
 def observed(module: GraphModule, found: Sequence[Site], batches: Sequence[Batch]) -> dict[Node, Seen]:

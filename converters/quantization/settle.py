@@ -77,7 +77,7 @@ def _weight(module: GraphModule, node: Node, switch: Weight) -> Node:
     assert isinstance(source, Node)
     if not switch.on:
         return source
-    return integer_weight(module, node, switch.quantized.data, switch.quantized.scale.reshape(-1))
+    return integer_weight(module, node, switch.quantized.data, switch.scales)
 
 
 def integer_weight(module: GraphModule, before: Node, data: Tensor, scale: Tensor) -> Node:

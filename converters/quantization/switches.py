@@ -44,6 +44,8 @@ class Weight(nn.Module):
     def keep(self, quantized: Quantized) -> None:
         self.quantized = quantized
         self.rounded = quantized.restored().to(self.exact.dtype)
+        # Of a channel that is all zeros any scale is right, and some runtimes divide by it.
+        self.scales = quantized.scale.reshape(-1).clamp_min(torch.finfo(torch.half).tiny)
 
     def forward(self, weight: Tensor) -> Tensor:
         return self.rounded if self.on else weight

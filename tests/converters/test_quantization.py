@@ -51,7 +51,7 @@ def noise_db(reference: Tensor, measured: Tensor) -> float:
 
 
 def rounded(network: Small, settings_: Settings, calibration: Batches) -> tuple[torch.nn.Module, object]:
-    made, integer = quantize(program(network), Calibration(calibration), calibration[:4], settings_)
+    made, integer, _ = quantize(program(network), Calibration(calibration), calibration[:4], settings_)
     return made.module(), integer
 
 
@@ -164,7 +164,7 @@ def test_the_settled_program_computes_what_was_searched_with() -> None:
 
 def test_all_of_a_small_network_is_integers() -> None:
     batches = pictures(8)
-    made, integer = quantize(program(small()), Calibration(batches), batches, Settings(8))
+    made, integer, _ = quantize(program(small()), Calibration(batches), batches, Settings(8))
     assert integer.layers == len(sites(program(small())))
     assert integer.weights > 0.85
     assert integer.macs > 0.75  # the rest are attention's products
@@ -175,10 +175,10 @@ def test_all_of_a_small_network_is_integers() -> None:
 def test_what_calibration_did_not_see_is_told() -> None:
     batches = pictures(8)
     brighter = [(3 * x,) for (x,) in pictures(4, seed=1)]
-    _, integer = quantize(program(small()), Calibration(batches), brighter, Settings(8))
+    _, integer, _ = quantize(program(small()), Calibration(batches), brighter, Settings(8))
     assert integer.exceeded
     assert max(integer.exceeded.values()) > 0.5
-    _, covered = quantize(program(small()), Calibration(batches), batches[:4], Settings(8))
+    _, covered, _ = quantize(program(small()), Calibration(batches), batches[:4], Settings(8))
     assert not covered.exceeded
 
 

@@ -163,7 +163,8 @@ def test_what_is_held_does_not_grow_with_the_number_of_pictures(tmp_path: Path) 
 
 def test_a_damaged_artifact_is_not_measured(good: Path) -> None:
     artifact = good / (bundle.read(good).results[0].path or "")
-    artifact.write_bytes(artifact.read_bytes()[:-1] + b"\0")
+    stored = artifact.read_bytes()
+    artifact.write_bytes(stored[:-1] + bytes([stored[-1] ^ 1]))
     found: Bundle = lvexport.evaluate(good, limit=8)
     assert found.exit_code == 3
     assert "not the file that was verified" in (found.results[0].error or "")

@@ -33,6 +33,9 @@ REFUSED = [
     (("mobilevit", *FASHION, "--imgsz", "50"), "multiple of 32"),
     (("mobilevit", *FASHION, "--epochs", "0"), "--epochs has to be more than 0"),
     (("mobilevit", *FASHION, "--warmup", "1"), "--warmup is a share"),
+    (("mobilevit", *FASHION, "--freeze", "2"), "Give --start"),
+    (("mobilevit", *FASHION, "--start", "random"), "--start takes demo or a checkpoint's PATH"),
+    (("mobilevit", *FASHION, "--start", "no/such.pt"), "no/such.pt"),
     (("mobilevit", *FASHION, "--ema-decay", "1.5"), "--ema-decay is a share"),
 ]
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from lvexport.models.build import fresh
 from lvexport.models.preprocessing import Preprocessing
 from lvexport.training import collages
+from lvexport.training.data import Data
 from lvexport.training.errors import TrainingError
 from lvexport.training.fashion_mnist import Images
+from lvexport.training.loop import Hooks, Trainer
 from lvexport.training.run import begin
 from lvexport.training.sampler import Pick
+from lvexport.training.schedule import Schedule
+from lvexport.training.workers import ALONE
 
 SIZE = (96, 96)
 
@@ -98,5 +104,25 @@ def test_a_training_begins_with_a_checkpoint_of_other_classes(tmp_path: Path) ->
     kept = {name.split(".")[0] + name.split(".")[1] for name, p in model.named_parameters() if not p.requires_grad}
     assert {name for name in kept if name.startswith("stages")} == {"stages0", "stages1"}
     assert any(name.startswith("stem") for name in kept)
+    with pytest.raises(TrainingError, match="has 5 stages"):
+        begin(model, tmp_path / "known.safetensors", 6)
     with pytest.raises(TrainingError, match="does not fit this network"):
         begin(fresh("mobilevit_xs", 8, 0), tmp_path / "known.safetensors", 0)
+
+
+class Recording(collages.Collages):
+    """Notes which epochs are read."""
+
+    def __getitems__(self, picks: Sequence[Pick]) -> tuple[torch.Tensor, torch.Tensor]:
+        self.__dict__.setdefault("epochs", []).append(picks[0].epoch)
+        return super().__getitems__(picks)
+
+
+def test_statistics_are_taken_of_collages_that_are_whole(images: Images) -> None:
+    train = Recording(images, Preprocessing(), True, 0)
+    data = Data("collages", train, opened(images, augment=False), Preprocessing())
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 8, 8), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 8)
+    )
+    Trainer(model, data, Schedule(epochs=1, imgsz=32, sizes=(32,), batch=50), {}, ALONE, 0).run(Hooks())
+    assert train.__dict__["epochs"] == [0, 0, 0, 0, 1, 1]

@@ -233,7 +233,7 @@ def test_workers_with_batches_of_different_size_weigh_every_sample_alike(picture
 def test_statistics_are_those_of_the_size_asked_for(data: Data) -> None:
     made = trainer(data, replace(SHORT, sizes=(32, 96))).run(Hooks())
     model = made.module
-    refresh(model, data.train, 32, ALONE, processes=0)
+    refresh(model, data.train, 32, 0, ALONE, processes=0)
     assert isinstance(model[1], nn.BatchNorm2d)
     seen: list[torch.Tensor] = []
     model[0].register_forward_hook(lambda _, __, y: seen.append(y))

@@ -9,10 +9,11 @@ from typing import Any
 HEAD = """# Benchmark
 
 Our artifacts beside those of the converters' own minimal scripts (`tools/bench/minimal.py`), one thread, timed in turn;
-`make bench` measures this anew. A line says our milliseconds, and the ratio to the minimal script's with its least and
-largest value among the repetitions. *roof*: the share of this core's fastest matrix product that our artifact reaches,
-its two operations for every multiply-accumulate of the network. Bytes and operators, as `lvexport info` counts them, of
-the minimal script's artifact and of ours, do not depend on the processor; a delegate's call counts as one.
+`make bench` measures this anew. A line says the milliseconds of our fastest run, and the ratio of medians, ours to the
+minimal script's, with its least and largest value among the repetitions. *roof*: the share of this core's fastest
+matrix product that our artifact's fastest run reaches, two operations for every multiply-accumulate of the network.
+Bytes and operators, as `lvexport info` counts them, of the minimal script's artifact and of ours, do not depend on the
+processor; a delegate's call counts as one.
 
 """
 COLD = """
@@ -69,7 +70,7 @@ def text(document: dict[str, Any]) -> str:
     best = max(roofs["gflops"].values())
     products = ", ".join(f"{name} {value:.0f}" for name, value in roofs["gflops"].items())
     lines = [
-        f"Machine: {document['machine']}. GFLOP/s of a 1024 × 1024 matrix product on one core: {products}. Copying "
+        f"Machine: {document['machine']}. GFLOP/s of a 512 × 512 matrix product on one core: {products}. Copying "
         f"memory: {roofs['bandwidth']:.0f} GB/s. Runtimes: {', '.join(document['runtimes'].values())}.\n",
         f"| {' | '.join(COLUMNS)} |",
         "|---" * len(COLUMNS) + "|",

@@ -1,0 +1,117 @@
+"""Artifacts in which integers compute layers: the verdict on them, and what it finds in broken ones."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from integer_faults import FAULTS, Fault, accept
+from networks import SIDE, small, with_outliers
+
+import lvexport
+from lvexport import golden
+from lvexport.bundle import GOLDEN
+from lvexport.errors import UsageError
+from lvexport.manifest import ArtifactInfo
+from lvexport.validation.integers.layers import unpacked
+
+TARGETS = ("coreml", "executorch", "onnx", "tflite")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> lvexport.Bundle:
+    """A checkpoint with channels over three decades, as all targets have it."""
+    out = tmp_path_factory.mktemp("integers")
+    network = with_outliers(small(), 3)
+    return lvexport.export(network, TARGETS, ["mixed"], imgsz=SIDE, samples=300, output=out, name="small")
+
+
+def row(bundle: lvexport.Bundle, target: str) -> ArtifactInfo:
+    return next(a for a in bundle.results if a.target == target)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_integers_compute_what_they_should(made: lvexport.Bundle, target: str) -> None:
+    found = row(made, target)
+    assert found.status == "ok", found.error
+    assert found.verdict is not None
+    assert found.verdict.retrieval_agreement >= 0.95
+    compression, quantization = found.verdict.compression, found.quantization
+    assert compression is not None
+    assert compression.layers is not None
+    assert (compression.layers.found, compression.layers.wrong) == (compression.layers.expected, {})
+    assert quantization is not None
+    assert compression.layers.expected == quantization.layers
+    assert quantization.weights > 0.85
+    assert quantization.within
+    assert quantization.equalised > 100
+    assert quantization.calibration.count > 0
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_fault_in_one_layer_is_named(made: lvexport.Bundle, target: str, fault: Fault, tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(made.path, folder)
+    found = row(made, target)
+    assert found.path is not None
+    assert found.network is not None
+    layers = unpacked(golden.layers(folder / GOLDEN, found.network))
+    shifted = [layer for layer in layers if layer.given is not None and layer.given[1] not in (0, -128)]
+    layer = max(shifted, key=lambda one: len(np.unique(one.scales)))
+    fault(folder / found.path, layer)
+    accept(folder, found.path)
+    judged = lvexport.verify(folder / found.path).results[0]
+    assert judged.status == "failed"
+    assert judged.verdict is not None
+    assert judged.verdict.compression is not None
+    assert judged.verdict.compression.layers is not None
+    assert layer.name in judged.verdict.compression.layers.wrong
+
+
+def test_a_bundle_is_verified_again(made: lvexport.Bundle) -> None:
+    assert {a.status for a in lvexport.verify(made.path).results} == {"ok"}
+
+
+def test_eight_bit_inputs_and_outputs_stand_for_numbers(tmp_path: Path) -> None:
+    bundle = lvexport.export(
+        small(), "tflite", "w8a8", imgsz=SIDE, samples=200, output=tmp_path, name="small", int8_io="yes"
+    )
+    (found,) = bundle.results
+    assert found.verdict is not None
+    assert found.verdict.compression is not None
+    assert found.verdict.compression.layers is not None
+    assert not found.verdict.compression.layers.wrong
+    assert found.verdict.compression.sqnr_db >= found.verdict.compression.threshold_db
+    assert found.path is not None
+    from ai_edge_litert.interpreter import Interpreter
+
+    loaded = Interpreter(str(bundle.path / found.path))
+    assert loaded.get_input_details()[0]["dtype"] == np.int8
+    assert loaded.get_output_details()[0]["dtype"] == np.int8
+
+
+def test_calibration_may_be_arrays(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    arrays = [random.random((1, 3, SIDE, SIDE), np.float32) * 0.01 for _ in range(4)]
+    bundle = lvexport.export(
+        small(), "onnx", "w8a8", imgsz=SIDE, samples=200, output=tmp_path, name="small", calibration=arrays
+    )
+    (found,) = bundle.results
+    assert found.quantization is not None
+    assert found.quantization.calibration.count == 4
+    assert found.quantization.exceeded  # far darker than what the verdict is taken over
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("nothing", "no calibration inputs"), ("empty", "no picture"), ("wrong.npz", "read as arrays")]
+)
+def test_calibration_that_is_none_is_refused(name: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "wrong.npz").write_bytes(b"no archive")
+    with pytest.raises(UsageError, match=words):
+        lvexport.export(
+            small(), "onnx", "w8a8", imgsz=SIDE, output=tmp_path / "out", name="small", calibration=tmp_path / name
+        )

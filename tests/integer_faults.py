@@ -1,0 +1,155 @@
+"""Faults of scales and zero points as a broken converter would make them, planted into finished artifacts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lvexport.validation.integers.layers import Layer
+
+Fault = Callable[[Path, Layer], None]
+
+
+def content_of(artifact: Path) -> Path:
+    """The file of an artifact that scales of weights lie in."""
+    return next(artifact.rglob("weight.bin")) if artifact.is_dir() else artifact
+
+
+def change_scales(artifact: Path, layer: Layer, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Change the scales of a layer's weights where they lie in the file."""
+    path = content_of(artifact)
+    content = path.read_bytes()
+    for kind in (np.float32, np.float16):
+        old = layer.scales.astype(kind)
+        if (at := content.find(old.tobytes())) >= 0:
+            new = change(old).astype(kind).tobytes()
+            assert new != old.tobytes()
+            path.write_bytes(content[:at] + new + content[at + len(new) :])
+            return
+    raise AssertionError(f"the scales of {layer.name} are not in {path}")
+
+
+def swap_two(scales: np.ndarray) -> np.ndarray:
+    swapped = scales.copy()
+    low, high = scales.argmin(), scales.argmax()
+    swapped[[low, high]] = scales[[high, low]]
+    return swapped
+
+
+def swapped_scales(artifact: Path, layer: Layer) -> None:
+    change_scales(artifact, layer, swap_two)
+
+
+def scales_along_another_axis(artifact: Path, layer: Layer) -> None:
+    """Each channel is given the scale of another, as where they are counted along the wrong axis."""
+    change_scales(artifact, layer, lambda scales: np.roll(scales, 1))
+
+
+def wrong_zero_point(artifact: Path, layer: Layer) -> None:
+    """The layer takes its input for numbers one step away from those that were rounded."""
+    {".tflite": _tflite, ".onnx": _onnx, ".pte": _pte, ".mlpackage": _coreml}[artifact.suffix](artifact, layer)
+
+
+def _tflite(artifact: Path, layer: Layer) -> None:
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(artifact.read_bytes(), 0)
+    graph = model.subgraphs[0]
+    for operator in graph.operators:
+        given = graph.tensors[operator.inputs[0]].quantization
+        weights = graph.tensors[operator.inputs[1]].quantization if len(operator.inputs) > 1 else None
+        if weights is None or weights.scale is None or given is None or len(weights.scale) != len(layer.scales):
+            continue
+        if np.allclose(weights.scale, layer.scales, rtol=1e-6):
+            given.zeroPoint = [given.zeroPoint[0] + 1]
+            builder = flatbuffers.Builder()
+            builder.Finish(model.Pack(builder), b"TFL3")
+            artifact.write_bytes(bytes(builder.Output()))
+            return
+    raise AssertionError(f"{layer.name} is not in {artifact}")
+
+
+def _onnx(artifact: Path, layer: Layer) -> None:
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(str(artifact))
+    constants = {t.name: t for t in model.graph.initializer}
+    producers = {name: node for node in model.graph.node for name in node.output}
+    for node in model.graph.node:
+        scaled = producers.get(node.input[1]) if node.op_type in ("Conv", "Gemm") else None
+        if scaled is None:
+            continue
+        scales = numpy_helper.to_array(constants[scaled.input[1]])
+        if scales.shape == layer.scales.shape and np.allclose(scales, layer.scales, rtol=1e-6):
+            reading = producers[node.input[0]]
+            moved = numpy_helper.to_array(constants[reading.input[2]]) + np.int8(1)
+            model.graph.initializer.append(numpy_helper.from_array(moved, "moved"))
+            reading.input[2] = "moved"
+            onnx.save(model, str(artifact))
+            return
+    raise AssertionError(f"{layer.name} is not in {artifact}")
+
+
+def _pte(artifact: Path, layer: Layer) -> None:
+    """Both numbers of a grid lie beside each other in the delegate, in either order."""
+    assert layer.given is not None
+    scale, zero_point = struct.pack("<f", layer.given[0]), struct.pack("<i", layer.given[1])
+    content = artifact.read_bytes()
+    for old in (scale + zero_point, zero_point + scale):
+        if old in content:
+            moved = struct.pack("<i", layer.given[1] + 1)
+            new = scale + moved if old.startswith(scale) else moved + scale
+            artifact.write_bytes(content.replace(old, new))
+            return
+    raise AssertionError(f"the grid of {layer.name} is not in {artifact}")
+
+
+def _coreml(artifact: Path, layer: Layer) -> None:
+    from coremltools.proto import Model_pb2
+
+    assert layer.given is not None
+    path = next(artifact.rglob("*.mlmodel"))
+    model = Model_pb2.Model()
+    model.ParseFromString(path.read_bytes())
+    (function,) = model.mlProgram.functions.values()
+    (block,) = function.block_specializations.values()
+    constants = {o.outputs[0].name: o.attributes["val"] for o in block.operations if o.type == "const"}
+
+    def tensor(operation: Any, parameter: str) -> Any:
+        argument = operation.inputs[parameter].arguments[0]
+        return (constants[argument.name] if argument.name else argument.value).immediateValue.tensor
+
+    for operation in block.operations:
+        if operation.type != "dequantize" or "zero_point" not in operation.inputs:
+            continue
+        scale = np.frombuffer(tensor(operation, "scale").bytes.values, np.float16)
+        if np.isclose(scale[0], layer.given[0], rtol=2**-10):
+            zero_point = tensor(operation, "zero_point").bytes
+            zero_point.values = bytes([(zero_point.values[0] + 1) & 255])
+            path.write_bytes(model.SerializeToString())
+            return
+    raise AssertionError(f"the grid of {layer.name} is not in {artifact}")
+
+
+FAULTS: tuple[Fault, ...] = (wrong_zero_point, swapped_scales, scales_along_another_axis)
+
+
+def accept(folder: Path, name: str) -> None:
+    """Let the manifest take a changed artifact for the one that was made, so that only the verdict can find it out."""
+    from lvexport import files
+
+    path = folder / "manifest.json"
+    manifest: dict[str, Any] = json.loads(path.read_text())
+    for row in manifest["artifacts"]:
+        if row["path"] == name:
+            row["sha256"] = files.digest(folder / name)
+    path.write_text(json.dumps(manifest))
+    assert hashlib.sha256(path.read_bytes())

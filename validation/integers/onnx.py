@@ -1,0 +1,67 @@
+"""Integer layers of an ONNX model: those between DequantizeLinear and QuantizeLinear."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lvexport.validation.contract import Array
+from lvexport.validation.integers.layers import Grid, Layer, digest
+
+_LAYERS = ("Conv", "Gemm", "MatMul")
+_CLIPS = ("Relu", "Clip")
+
+
+def layers(artifact: Path) -> Iterator[Layer]:
+    import onnx
+
+    graph = _Graph(onnx.load(str(artifact)).graph)
+    for node in graph.nodes:
+        scaled = graph.producers.get(node.input[1]) if node.op_type in _LAYERS else None
+        if scaled is None or scaled.op_type != "DequantizeLinear" or scaled.input[0] not in graph.constants:
+            continue
+        data, scales = graph.constants[scaled.input[0]], graph.constants[scaled.input[1]]
+        axis = next((a.i for a in scaled.attribute if a.name == "axis"), 1)
+        outputs = 0 if node.op_type == "Conv" or graph.transposed(node) else data.ndim - 1
+        if scales.shape != (data.shape[outputs],) or axis != outputs:
+            scales = np.full(data.shape[outputs], np.nan)  # a scale for something else than each output
+        if len(scaled.input) > 2 and graph.constants[scaled.input[2]].any():
+            scales = scales * np.nan
+        yield Layer(
+            node.name, digest(data, outputs), np.asarray(scales, np.float64), graph.before(node), graph.behind(node)
+        )
+
+
+class _Graph:
+    def __init__(self, graph: Any) -> None:
+        from onnx import numpy_helper
+
+        self.nodes = list(graph.node)
+        self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        self.producers = {name: node for node in self.nodes for name in node.output}
+        self.users: dict[str, list[Any]] = {}
+        for node in self.nodes:
+            for name in node.input:
+                self.users.setdefault(name, []).append(node)
+
+    def transposed(self, node: Any) -> bool:
+        return any(a.name == "transB" and a.i for a in node.attribute)
+
+    def before(self, node: Any) -> Grid | None:
+        producer = self.producers.get(node.input[0])
+        return self._grid(producer) if producer is not None and producer.op_type == "DequantizeLinear" else None
+
+    def behind(self, node: Any) -> Grid | None:
+        users = self.users.get(node.output[0], [])
+        if len(users) == 1 and users[0].op_type in _CLIPS:
+            users = self.users.get(users[0].output[0], [])
+        rounding = bool(users) and all(user.op_type == "QuantizeLinear" for user in users)
+        return self._grid(users[0]) if rounding else None
+
+    def _grid(self, node: Any) -> Grid:
+        scale = self.constants[node.input[1]]
+        zero_point: Array = self.constants[node.input[2]] if len(node.input) > 2 else np.zeros(1)
+        return float(scale.reshape(-1)[0]), int(zero_point.reshape(-1)[0])
