@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections import Counter
@@ -25,9 +26,14 @@ from lvexport.converters.registry import CONVERTERS
 from lvexport.converters.rewrites.apply import rewritten as for_inference
 from lvexport.converters.rewrites.defaults import default
 from lvexport.fitting import advice
+from lvexport.validation import flatbuffer
 from lvexport.validation.contract import CannotRun
+from lvexport.validation.grids import on_grid
 from lvexport.validation.runtimes.registry import RUNTIMES
 from tests.networks import SIDE, small
+
+# Where a build of TensorFlow Lite Micro lies, as the example takes it.
+TFLM = ("TFLM_LIBRARY", "TFLM_INCLUDE")
 
 
 def pictures(count: int) -> list[tuple[Tensor, ...]]:
@@ -135,6 +141,24 @@ def test_c_source_holds_the_model(micro: Made, tmp_path: Path) -> None:
     subprocess.run([*line, "-o", str(tmp_path / "check")], check=True)
     done = subprocess.run([tmp_path / "check"], capture_output=True, check=True)
     assert done.stdout == micro.path.read_bytes()
+
+
+@pytest.mark.skipif(not all(name in os.environ for name in TFLM), reason=f"{' and '.join(TFLM)} are not set")
+def test_the_example_prints_the_same_class(micro: Made, tmp_path: Path) -> None:
+    source = Path(__file__).parents[2] / "examples" / "tflm"
+    given = [f"-DMODEL={micro.path.with_name(micro.notes.beside[0])}", *(f"-D{n}={os.environ[n]}" for n in TFLM)]
+    subprocess.run(["cmake", "-S", source, "-B", tmp_path, *given], check=True)
+    subprocess.run(["cmake", "--build", tmp_path], check=True)
+    session = RUNTIMES["tflm"].load(micro.path, threads=1)
+    (detail,) = flatbuffer.tensors(flatbuffer.read(micro.path), "inputs")
+    for (x,) in pictures(20):
+        done = subprocess.run(
+            [tmp_path / "classify"], input=on_grid(detail, x.numpy()).tobytes(), capture_output=True, check=True
+        )
+        (logits,) = session.run({detail["name"]: x.numpy()})[session.outputs[0].name]
+        printed, logit = done.stdout.split()
+        assert int(printed) == logits.argmax()
+        assert float(logit) == pytest.approx(logits.max(), rel=1e-4)
 
 
 def test_operators_are_registered_by_their_methods() -> None:
