@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import SIDE, Small, small, with_outliers
 from torch import Tensor
 from torch.fx import GraphModule
 
@@ -26,6 +25,7 @@ from lvexport.converters.quantization.sites import sites, whole
 from lvexport.converters.quantization.switches import Switchboard
 from lvexport.converters.rewrites.apply import rewritten
 from lvexport.converters.rewrites.defaults import default
+from tests.networks import SIDE, Small, small, with_outliers
 
 Batches = list[tuple[Tensor, ...]]
 

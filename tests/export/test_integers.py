@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from integer_faults import FAULTS, Fault, accept
-from networks import SIDE, small, with_outliers
 
 import lvexport
 from lvexport import golden
@@ -16,6 +14,8 @@ from lvexport.bundle import GOLDEN
 from lvexport.errors import UsageError
 from lvexport.manifest import ArtifactInfo
 from lvexport.validation.integers.layers import unpacked
+from tests.integer_faults import FAULTS, Fault, accept
+from tests.networks import SIDE, small, with_outliers
 
 TARGETS = ("coreml", "executorch", "onnx", "tflite")
 
