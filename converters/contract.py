@@ -119,10 +119,14 @@ class Captured:
 
 @dataclass(frozen=True)
 class Choice:
-    """An option of one target: its values, the first of them the default."""
+    """An option of one target: its values, the first of them the default; with ``number``, also any whole number."""
 
     values: tuple[str, ...]
     summary: str
+    number: bool = False
+
+    def takes(self, value: str) -> bool:
+        return value in self.values or (self.number and value.isdecimal() and int(value) > 0)
 
 
 @dataclass(frozen=True)
@@ -157,13 +161,15 @@ class Notes:
     """How it was converted, for the manifest. ``route`` names what the converter was given.
 
     ``delegation`` is set where the artifact is a program of which parts go to a backend. ``sqnr_db``: what rewriting
-    for inference left of the captured program's outputs; None where nothing was rewritten.
+    for inference left of the captured program's outputs; None where nothing was rewritten. ``beside``: the names of
+    files that were written beside the artifact.
     """
 
     route: str
     remarks: tuple[str, ...] = ()
     delegation: Delegation | None = None
     sqnr_db: float | None = None
+    beside: tuple[str, ...] = ()
 
 
 class Converter(Protocol):
@@ -207,3 +213,11 @@ class Converter(Protocol):
 
 class ConversionError(Exception):
     """The converter cannot do what was asked; the message says why, for the user."""
+
+
+class TooLarge(ConversionError):
+    """An artifact needs more memory than there is: bytes of each kind that it ``needs``, and the ``limits`` given."""
+
+    def __init__(self, message: str, needs: Mapping[str, int], limits: Mapping[str, int]) -> None:
+        super().__init__(message)
+        self.needs, self.limits = needs, limits

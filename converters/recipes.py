@@ -48,6 +48,9 @@ STATIC = {recipe.name: recipe for recipe in (W8A8, MIXED)}
 RECIPES = FLOATS | INTEGERS | STATIC
 ALIASES = {"16": "fp16", "8": "w8a8", "int8": "w8a8"}
 
+NO_FLOATS = dict.fromkeys(
+    (*FLOATS, *INTEGERS), "microcontrollers compute in integers, for which activations have to be rounded as well"
+)
 NO_STATIC = dict.fromkeys(STATIC, "lvexport does not quantize the activations of this target yet")
 
 

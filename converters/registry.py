@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lvexport.converters import coreai, coreml, executorch, executorch_coreml, onnx, tflite
+from lvexport.converters import coreai, coreml, ethos_u, executorch, executorch_coreml, onnx, tflite, tflm
 from lvexport.converters.contract import Converter
 
 CONVERTERS: dict[str, Converter] = {
@@ -14,6 +14,8 @@ CONVERTERS: dict[str, Converter] = {
         onnx.CONVERTER,
         coreai.CONVERTER,
         executorch_coreml.CONVERTER,
+        tflm.CONVERTER,
+        ethos_u.CONVERTER,
     )
 }
 ALIASES = {"litert": "tflite"}

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,8 +105,8 @@ def publish(final: Path, manifest: Manifest, new: Mapping[str, Path]) -> None:
     prepared = final.with_name(f".{final.name}.{os.getpid()}.new")
     files.remove(prepared)
     prepared.mkdir()
-    named = {a.path for a in manifest.artifacts if a.path}
-    stale = {a.path for a in read(final).results if a.path} - named if (final / MANIFEST).exists() else set()
+    named = files_of(manifest.artifacts)
+    stale = files_of(read(final).results) - named if (final / MANIFEST).exists() else set()
     if final.exists():
         for entry in sorted(final.iterdir()):
             if entry.name not in {MANIFEST, CHECKSUMS, *new, *stale}:
@@ -117,6 +117,11 @@ def publish(final: Path, manifest: Manifest, new: Mapping[str, Path]) -> None:
     (prepared / MANIFEST).write_text(document(manifest))
     (prepared / CHECKSUMS).write_text(checksums(prepared))
     files.put_in_place(prepared, final)
+
+
+def files_of(artifacts: Iterable[ArtifactInfo]) -> set[str]:
+    """Artifacts that are there, and what goes with them."""
+    return {name for a in artifacts if a.path for name in (a.path, *a.beside)}
 
 
 def document(manifest: Manifest) -> str:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_jsonable_python
 
-from lvexport.converters.contract import ConversionError
+from lvexport.converters.contract import ConversionError, TooLarge
 from lvexport.errors import CellError, LvexportError, UsageError
 from lvexport.jobs import (
     ANSWER,
@@ -133,7 +133,12 @@ def run_convert(job: ConvertJob) -> Any:
     converter = CONVERTERS[job.target]
     request = Request(converter.recipes[job.recipe], job.options)
     if not job.rewrites:
-        return converter.convert(job.captured, request, job.out)
+        try:
+            return converter.convert(job.captured, request, job.out)
+        except TooLarge as error:
+            from lvexport.fitting import advice
+
+            raise ConversionError(f"{error} {advice(job.captured.program(), error.needs, error.limits)}") from error
     from lvexport.converters.rewrites.apply import rewrite
 
     rewritten = rewrite(job.captured, job.rewrites)

@@ -128,6 +128,9 @@ def export(
     observer: Annotated[str, Parameter(group=_WHAT)] = "percentile",
     max_drop: Annotated[float, Parameter(group=_WHAT)] = 1.0,
     int8_io: Annotated[bool, Parameter(group=_WHAT, negative=())] = False,
+    accelerator: Annotated[str | None, Parameter(group=_WHAT)] = None,
+    sram: Annotated[int | None, Parameter(group=_WHAT)] = None,
+    flash: Annotated[int | None, Parameter(group=_WHAT)] = None,
     force: Annotated[bool, Parameter(group=_HOW, negative=())] = False,
     workers: Annotated[int, Parameter(group=_HOW)] = CORES,
     timeout: Annotated[float, Parameter(group=_HOW)] = 1800.0,
@@ -168,6 +171,12 @@ def export(
         Points of accuracy that integers may cost; mixed leaves as many layers in floating point as that needs.
     int8_io
         TFLite with integer activations: take and give 8-bit integers.
+    accelerator
+        Ethos-U: what to compile for, such as ethos-u55-128 (the default), ethos-u65-512 or ethos-u85-256.
+    sram
+        Ethos-U: KiB of SRAM that there are; a network that needs more fails, and is told which would fit.
+    flash
+        Ethos-U: KiB of flash that there are for the model, likewise.
     output
         Folder in which the bundle is made.
     samples
@@ -193,8 +202,9 @@ def export(
     from lvexport.source import resolve
 
     positive(samples=samples, workers=workers, timeout=timeout, memory=memory, max_drop=max_drop)
-    given = {"min_ios": min_ios, "io": io, "activations": activations, "int8_io": "yes" if int8_io else None}
-    typed = {name: value for name, value in given.items() if value is not None}
+    words = {"min_ios": min_ios, "io": io, "activations": activations, "accelerator": accelerator}
+    given = words | {"int8_io": "yes" if int8_io else None, "sram": sram, "flash": flash}
+    typed = {name: str(value) for name, value in given.items() if value is not None}
     known_word(model)
     chosen = cells(split(to), split(quantize), typed)
     overrides = said(pictures, labelling)

@@ -52,5 +52,6 @@ def examine() -> Health:
 def target_health(target: str) -> TargetHealth:
     libraries = {name: installed(name) for name in CONVERTERS[target].distributions}
     builds, available = all(libraries.values()), RUNTIMES[target].available()
-    remedy = "" if builds and available.here else f"pip install 'lvexport[{extras(target)}]'"
+    complete = builds and (available.here or not available.to_be_had)
+    remedy = "" if complete else f"pip install 'lvexport[{extras(target)}]'"
     return TargetHealth(target, builds, libraries, available.here, available.name, available.reason, remedy)

@@ -95,7 +95,7 @@ def about_artifact(path: Path) -> Info:
         raise UsageError(f"There is no artifact at {path}.")
     target = target_of(path)
     available = RUNTIMES[target].available()
-    if not available.here:
+    if not available.here and available.to_be_had:
         raise UsageError(available.reason)
     found = DESCRIPTION.validate_python(_ask(DescribeJob(target, path.resolve())))
     sizes, sha256 = files.size(path), files.digest(path)

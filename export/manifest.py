@@ -231,6 +231,7 @@ class ArtifactInfo(Part):
     ``not-run`` (built, but nothing here can run it). ``sha256`` of a folder is over its files, as docs/bundle.md says.
     ``rewrites``: of the program before it was converted, in order; they left ``rewrites_sqnr_db`` of its outputs.
     ``network``: the rounded network that it was made from, whose outputs the golden vectors have under that name.
+    ``beside``: files of the bundle that go with it, such as its bytes as C source.
     """
 
     target: str
@@ -239,6 +240,7 @@ class ArtifactInfo(Part):
     options: dict[str, str]
     route: str | None
     path: str | None
+    beside: tuple[str, ...] = ()
     bytes: int | None
     sha256: str | None
     seconds: float

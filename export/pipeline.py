@@ -119,7 +119,9 @@ def reusable(final: Path, plan: Plan, source_digest: str | None) -> dict[Cell, A
     found = {}
     for cell in plan.cells:
         artifact = by_key.get(key(plan, cell, source_digest))
-        if artifact is not None and artifact.path is not None and intact(final / artifact.path, artifact.sha256):
+        if artifact is None or artifact.path is None or not all((final / name).exists() for name in artifact.beside):
+            continue
+        if intact(final / artifact.path, artifact.sha256):
             found[cell] = artifact
     return found
 
@@ -178,7 +180,7 @@ def fill(
                     logs[made.cell.label] = made.log
                 manifest = with_artifact(manifest, info, plan)
                 if made.artifact is not None and info.path is not None:
-                    new[info.path] = made.artifact
+                    new |= {name: made.artifact.with_name(name) for name in (info.path, *info.beside)}
                 bundle.publish(final, manifest, new)
     ordered = tuple(results[cell] for cell in plan.cells)
     return Bundle(final, manifest, ordered, logs)
@@ -255,6 +257,7 @@ def finish(
         options=dict(cell.options),
         route=made.notes.route if made.notes else None,
         path=made.artifact.name if made.artifact else None,
+        beside=made.notes.beside if made.notes else (),
         bytes=files.size(made.artifact) if made.artifact else None,
         sha256=files.digest(made.artifact) if made.artifact else None,
         seconds=round(made.seconds, 3),

@@ -164,7 +164,7 @@ def value_of(recipe: Recipe, target: str, name: str, choice: Choice, typed: Mapp
     """The value of an option: what was typed, or the default. Raises UsageError where the recipe needs another."""
     fitting = recipe.requires.get(name, choice.values)
     value = typed.get(name, fitting[0])
-    if value not in fitting:
+    if value not in fitting and (name in recipe.requires or not choice.takes(value)):
         flag = f"--{name.replace('_', '-')}"
         raise UsageError(
             f"{target} {recipe.name} needs {flag} {' or '.join(sorted(fitting))}, not {value}: what it stores cannot "
@@ -181,8 +181,9 @@ def check_options(chosen: Iterable[str], options: Mapping[str, str]) -> None:
         if name not in declared:
             owners = [c.name for c in CONVERTERS.values() if name in c.options]
             raise UsageError(f"{flag} is an option of {', '.join(owners)}, which is not among the targets asked for.")
-        if value not in declared[name].values:
-            raise UsageError(f"{flag} takes {', '.join(sorted(declared[name].values))}, not {value}.")
+        if not declared[name].takes(value):
+            fitting = ", ".join(sorted(declared[name].values)) + " or a whole number" * declared[name].number
+            raise UsageError(f"{flag} takes {fitting}, not {value}.")
 
 
 def installed(distribution: str) -> str | None:

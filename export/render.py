@@ -21,7 +21,7 @@ from lvexport.validation.contract import JUDGED
 if TYPE_CHECKING:
     from lvexport.benching import Benchmark
     from lvexport.bundle import Bundle
-    from lvexport.doctor import Health
+    from lvexport.doctor import Health, TargetHealth
     from lvexport.informing import Info
     from lvexport.making import Report
     from lvexport.manifest import ArtifactInfo, CompressionInfo, OverflowInfo, VerdictInfo
@@ -495,6 +495,13 @@ def profiled(found: Profiled) -> None:
     out().print(Text(f"{len(found.ops)} operations: {told}; {how}", style="dim"))
 
 
+def running(health: TargetHealth) -> str:
+    """What follows the name of a target's runtime."""
+    if health.runs:
+        return f" ({health.note})" if health.note else ""
+    return " MISSING" if health.remedy else ", not here"
+
+
 def health(found: Health) -> None:
     """The doctor's findings."""
     say = out().print
@@ -504,7 +511,7 @@ def health(found: Health) -> None:
         (
             t.target,
             ", ".join(f"{name} {version or 'MISSING'}" for name, version in t.libraries.items()),
-            f"{t.runtime}{'' if t.runs else ' MISSING'}{f' ({t.note})' if t.note and t.runs else ''}",
+            f"{t.runtime}{running(t)}",
             t.remedy,
         )
         for t in found.targets

@@ -32,6 +32,8 @@ HEAVY = {
     "onnx",
     "onnxruntime",
     "onnxsim",
+    "tflite_micro",
+    "ethosu",
 }
 
 
@@ -57,7 +59,7 @@ def test_rooms_import_what_they_may(room: str) -> None:
 
 
 def test_converters_do_not_know_each_other() -> None:
-    targets = {"coreml", "tflite", "executorch", "onnx", "coreai", "executorch_coreml"}
+    targets = {"coreml", "tflite", "executorch", "onnx", "coreai", "executorch_coreml", "tflm", "ethos_u"}
     for name in targets:
         for room in ("converters", "validation/runtimes"):
             path = ROOT / room / f"{name}.py"

@@ -26,11 +26,12 @@ PROBABILITIES = "probabilities"  # an output that is the softmax of the original
 
 @dataclass(frozen=True)
 class Availability:
-    """Whether a runtime can work here; where it cannot, ``reason`` says why and how to get it."""
+    """Whether a runtime can work here; if not, ``reason`` says why, and how to get it where it is ``to_be_had``."""
 
     here: bool
     name: str  # as it stands in the manifest, such as "LiteRT 2.3.0"
     reason: str = ""
+    to_be_had: bool = True
 
 
 @dataclass(frozen=True)

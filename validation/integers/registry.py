@@ -9,7 +9,7 @@ from typing import cast
 
 from lvexport.validation.integers.layers import Layer
 
-READERS = {"tflite": "tflite", "onnx": "onnx", "executorch": "executorch", "coreml": "coreml"}
+READERS = {"tflite": "tflite", "tflm": "tflite", "onnx": "onnx", "executorch": "executorch", "coreml": "coreml"}
 
 
 def reader(target: str) -> Callable[[Path], Iterable[Layer]] | None:

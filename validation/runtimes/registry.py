@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lvexport.validation.contract import Runtime
-from lvexport.validation.runtimes import coreai, coreml, executorch, executorch_coreml, onnx, tflite
+from lvexport.validation.runtimes import coreai, coreml, ethos_u, executorch, executorch_coreml, onnx, tflite, tflm
 
 RUNTIMES: dict[str, Runtime] = {
     "coreml": coreml.RUNTIME,
@@ -12,4 +12,6 @@ RUNTIMES: dict[str, Runtime] = {
     "onnx": onnx.RUNTIME,
     "coreai": coreai.RUNTIME,
     "executorch:coreml": executorch_coreml.RUNTIME,
+    "tflm": tflm.RUNTIME,
+    "ethos-u": ethos_u.RUNTIME,
 }

@@ -1,0 +1,190 @@
+"""Arm Ethos-U: the int8 model for microcontrollers, compiled by Vela for an accelerator beside a Cortex-M."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from lvexport.converters.contract import Captured, Choice, ConversionError, Notes, Request, TooLarge
+from lvexport.converters.recipes import NO_FLOATS, STATIC
+
+ACCELERATORS = (
+    "ethos-u55-128",
+    "ethos-u55-32",
+    "ethos-u55-64",
+    "ethos-u55-256",
+    "ethos-u65-256",
+    "ethos-u65-512",
+    "ethos-u85-128",
+    "ethos-u85-256",
+    "ethos-u85-512",
+    "ethos-u85-1024",
+    "ethos-u85-2048",
+)
+KIB = 1024
+NO_LIMIT = "any"
+_COMMANDS = "ethos-u"  # the custom operator that stands for what the accelerator does
+# Vela makes padding part of the convolution behind it before it looks whether the accelerator can do that one.
+_TOGETHER = "PAD"
+
+
+class EthosU:
+    """Operators that the accelerator cannot do, all in floating point among them, stay with the processor."""
+
+    name = "ethos-u"
+    summary = "Arm Ethos-U, by the Vela compiler: with estimates, and not run here"
+    backend = "ethos-u"
+    suffix = ".tflite"
+    distributions = ("litert-torch", "ai-edge-litert", "ethos-u-vela")
+    modules = ("litert_torch",)
+    recipes = STATIC
+    refusals: Mapping[str, str] = MappingProxyType(NO_FLOATS)
+    options: Mapping[str, Choice] = MappingProxyType(
+        {
+            "accelerator": Choice(ACCELERATORS, "the accelerator, with its MACs a cycle"),
+            "sram": Choice((NO_LIMIT,), "KiB of SRAM that there are", number=True),
+            "flash": Choice((NO_LIMIT,), "KiB of flash that there are for the model", number=True),
+        }
+    )
+
+    def convert(self, captured: Captured, request: Request, out: Path) -> Notes:
+        from lvexport.converters.micro import write_model
+
+        with tempfile.TemporaryDirectory(prefix="lvexport-") as scratch:
+            model = Path(scratch) / "model.tflite"
+            write_model(captured.program(), model)
+            made = compiled(model, request.options["accelerator"])
+            shutil.copyfile(made.path, out)
+            remarks = report(model, made)
+        check_limits(made.sram, out.stat().st_size, request.options)
+        return Notes("torch.export", remarks)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What Vela made. ``sram`` and ``dram`` in bytes. ``cycles``, ``seconds``: estimates of the accelerator's part.
+
+    ``kept``: the operator that was kept from the accelerator, since Vela failed with it.
+    """
+
+    path: Path
+    system: str
+    sram: int
+    dram: int
+    cycles: int
+    seconds: float
+    kept: str | None
+
+
+def compiled(model: Path, accelerator: str) -> Compiled:
+    """Have Vela compile a model, beside it; where it cannot as it is, with padding left to the processor."""
+    try:
+        return run(model, accelerator, None)
+    except RuntimeError:
+        try:
+            return run(model, accelerator, _TOGETHER)
+        except RuntimeError as error:
+            raise ConversionError(f"Vela cannot compile this network for {accelerator}: {error}") from error
+
+
+def run(model: Path, accelerator: str, kept: str | None) -> Compiled:
+    """One call of Vela with its default system and memory for the accelerator."""
+    from ethosu.vela import vela
+
+    folder = model.parent / "vela"
+    line = [str(model), "--accelerator-config", accelerator, "--output-dir", str(folder)]
+    vela.main([*line, *(() if kept is None else ("--ignore-ops", kept))])
+    (summary,) = folder.glob("*_summary_*.csv")
+    with summary.open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    return Compiled(
+        folder / f"{model.stem}_vela.tflite",
+        f"{row['system_config']}, {row['memory_mode']}",
+        round(float(row["sram_memory_used"]) * KIB),
+        round(float(row["dram_memory_used"]) * KIB),
+        int(float(row["cycles_total"])),
+        float(row["inference_time"]),
+        kept,
+    )
+
+
+def report(model: Path, made: Compiled) -> tuple[str, ...]:
+    """What there is to say of a compiled model, estimates called so."""
+    before, after = Counts.of(model), Counts.of(made.path)
+    left = after.operators
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+    remarks = (
+        f"Vela's estimate for {made.system}: {made.cycles:,} cycles, {made.seconds * 1000:.3g} ms an inference, of the "
+        "accelerator's part alone",
+        f"SRAM {made.sram / KIB:,.0f} KiB and DRAM {made.dram / KIB:,.0f} KiB by Vela's allocation, flash "
+        f"{made.path.stat().st_size / KIB:,.0f} KiB",
+        f"{before.operators - left} of {before.operators} operators and {1 - after.macs / max(1, before.macs):.1%} of "
+        f"MACs on the accelerator; with the processor stay {', '.join(f'{n} {c}' for n, c in after.names.items())}",
+        f"made from the int8 model that --to tflm writes and verifies (SHA-256 {digest})",
+    )
+    if made.kept is None:
+        return remarks
+    return (*remarks, f"{made.kept} was kept from the accelerator: Vela fails where it becomes part of a convolution")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Operators of a model that the processor has to do, by name, and their multiply-accumulates."""
+
+    names: Mapping[str, int]
+    macs: int
+
+    @property
+    def operators(self) -> int:
+        return sum(self.names.values())
+
+    @classmethod
+    def of(cls, model: Path) -> Counts:
+        from ai_edge_litert import schema_py_generated as schema
+
+        read = schema.ModelT.InitFromPackedBuf(model.read_bytes(), 0)
+        graph, spelled = read.subgraphs[0], {n: s for s, n in vars(schema.BuiltinOperator).items() if s[0] != "_"}
+        names: dict[str, int] = {}
+        total = 0
+        for operator in graph.operators:
+            code = read.operatorCodes[operator.opcodeIndex]
+            if code.customCode and code.customCode.decode() == _COMMANDS:
+                continue
+            name = spelled[code.builtinCode]
+            names[name] = names.get(name, 0) + 1
+            total += macs(name, [graph.tensors[i].shape for i in operator.inputs], graph.tensors[operator.outputs[0]])
+        return cls(dict(sorted(names.items(), key=lambda pair: -pair[1])), total)
+
+
+def macs(name: str, shapes: list[Any], made: Any) -> int:
+    """Multiply-accumulates of an operator: for each number that it makes, as many as there are in its sum."""
+    numbers = 1
+    for side in made.shape:
+        numbers *= int(side)
+    if name == "CONV_2D":  # weights (out, height, width, in)
+        return numbers * int(shapes[1][1]) * int(shapes[1][2]) * int(shapes[1][3])
+    if name == "DEPTHWISE_CONV_2D":  # weights (1, height, width, out)
+        return numbers * int(shapes[1][1]) * int(shapes[1][2])
+    if name == "FULLY_CONNECTED":  # weights (out, in)
+        return numbers * int(shapes[1][-1])
+    return numbers * int(shapes[0][-1]) if name == "BATCH_MATMUL" else 0
+
+
+def check_limits(sram: int, flash: int, options: Mapping[str, str]) -> None:
+    """Raise TooLarge where a compiled model needs more than there is, in bytes."""
+    limits = {name: int(options[name]) * KIB for name in ("sram", "flash") if options[name] != NO_LIMIT}
+    needs = {"sram": sram, "flash": flash}
+    over = {name: needs[name] - limit for name, limit in limits.items() if needs[name] > limit}
+    if over:
+        told = [f"{n} {needs[n] / KIB:,.0f} KiB, {more / KIB:,.0f} KiB more than there are" for n, more in over.items()]
+        raise TooLarge(f"The network does not fit: it needs of {' and of '.join(told)}.", needs, limits)
+
+
+CONVERTER = EthosU()
