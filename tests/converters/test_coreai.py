@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lvexport.converters.coreai import CONVERTER
 from lvexport.converters.recipes import RECIPES
 
 SCRIPT = """
@@ -47,7 +48,7 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, str]]:
 
 def test_bytes_follow_from_the_program(twice: list[tuple[Path, str]]) -> None:
     (_, first), (_, second) = twice
-    assert [row.split()[0] for row in first.splitlines()] == list(RECIPES)
+    assert [row.split()[0] for row in first.splitlines()] == list(CONVERTER.recipes)
     assert first == second
 
 
