@@ -53,7 +53,7 @@ def captured(tmp_path_factory: pytest.TempPathFactory) -> Captured:
     """A small network with attention and GELU, rounded."""
     inputs = pictures(16)
     module = for_inference(torch.export.export(small(), inputs[0]), default("executorch", "fp32", None))[0]
-    program, _ = quantize(module, Calibration(inputs), inputs[:4], Settings(8, "percentile", False, None, 0))
+    program, _, _ = quantize(module, Calibration(inputs), inputs[:4], Settings(8, "percentile", False, None, 0))
     path = tmp_path_factory.mktemp("program") / "rounded.pt2"
     torch.export.save(program, path)
     return Captured(path, (), ())
