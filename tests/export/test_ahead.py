@@ -67,6 +67,8 @@ def test_only_idle_workers_look_ahead(workers: int, tmp_path: Path, monkeypatch:
 
 def test_converters_name_what_they_import() -> None:
     for converter in CONVERTERS.values():
-        source = (Path(__file__).parents[2] / "converters" / f"{converter.name.replace(':', '_')}.py").read_text()
+        source = (
+            Path(__file__).parents[2] / "converters" / f"{converter.name.translate({ord(':'): '_', ord('-'): '_'})}.py"
+        ).read_text()
         for module in converter.modules:
             assert module in source or module == "onnxscript"
