@@ -13,8 +13,12 @@ from lvexport.converters.rewrites.graph import ATEN, call, calls, constant, keep
 
 
 def with_float_weights(program: ExportedProgram) -> ExportedProgram:
-    """Integer weights as numbers that are rounded to the same integers, for converters that make these themselves."""
-    return torch.export.export(rewritten(program, _float_weights), examples(program))
+    """Integer weights as numbers that are rounded to the same integers, for converters that make these themselves.
+
+    Each operation reads its own numbers off the grid, as :func:`with_own_reading` has it: litert-torch moves transposes
+    past these conversions, and fails where one serves operations of several layouts.
+    """
+    return torch.export.export(rewritten(program, _float_weights, _own_reading), examples(program))
 
 
 def _float_weights(module: GraphModule) -> None:

@@ -10,7 +10,9 @@ from torch.ao.quantization.fx import _decomposed  # noqa: F401  registers the op
 
 QUANTIZED = torch.ops.quantized_decomposed
 
-_LEAST = 1e-8  # of a scale: of what is always zero, nothing has to be told apart
+# A tensor that stays within this is taken for zero, of which nothing has to be told apart. Biases are integers in steps
+# of the scales of input and weight, and would leave their 32 bits where these are far smaller than they are.
+_NOTHING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,11 @@ def spanning(low: float, high: float, bits: int = 8) -> Grid:
     """
     low, high = min(low, 0.0), max(high, 0.0)
     lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    if high - low < _NOTHING:
+        return Grid(1.0, 0, bits)
     if bits > 8:
-        return Grid(single(max(max(-low, high) / highest, _LEAST)), 0, bits)
-    scale = single(max((high - low) / (highest - lowest), _LEAST))
+        return Grid(single(max(-low, high) / highest), 0, bits)
+    scale = single((high - low) / (highest - lowest))
     return Grid(scale, max(lowest, min(highest, round(lowest - low / scale))), bits)
 
 

@@ -44,9 +44,10 @@ class Weight(nn.Module):
     def keep(self, quantized: Quantized) -> None:
         self.quantized = quantized
         self.rounded = quantized.restored().to(self.exact.dtype)
-        # Of a channel that is all zeros any scale is right, and some runtimes divide by it.
+        # Of a channel that is all zeros any scale is right; runtimes divide by it, and refuse one far from the others.
         scales = quantized.scale.reshape(-1)
-        self.scales = torch.where(scales > 0, scales, 1.0)
+        usual = scales[scales > 0].median() if bool((scales > 0).any()) else torch.tensor(1.0)
+        self.scales = torch.where(scales > 0, scales, usual)
 
     def forward(self, weight: Tensor) -> Tensor:
         return self.rounded if self.on else weight

@@ -64,7 +64,11 @@ def test_a_grid_has_zero_and_reaches_the_bounds(a: float, b: float, bits: int) -
     grid = spanning(low, high, bits)
     ends = grid.rounded(torch.tensor([low, 0.0, high]))
     assert ends[1] == 0
-    assert torch.allclose(ends, torch.tensor([low, 0.0, high]), atol=grid.scale * 0.51, rtol=1e-4)
+    assert torch.allclose(ends, torch.tensor([low, 0.0, high]), atol=max(grid.scale * 0.51, 1e-5), rtol=1e-4)
+
+
+def test_what_is_always_zero_has_a_grid_that_biases_fit() -> None:
+    assert spanning(0.0, 0.0) == spanning(-1e-9, 1e-9) == Grid(1.0, 0)
 
 
 def test_sixteen_bits_have_no_zero_point() -> None:
