@@ -116,7 +116,7 @@ def test_a_later_run_keeps_what_integers_are_judged_by(made: Path, tmp_path: Pat
         (("--to", "tflite", "--quantize", "w4"), "tflite has no recipe w4: LiteRT has no kernel for convolutions"),
         (("--to", "executorch", "--quantize", "w4"), "executorch has no recipe w4: XNNPACK takes 4-bit integers"),
         (("--to", "coreml", "--quantize", "w4", "--min-ios", "16"), "coreml w4 needs --min-ios 18, not 16"),
-        (("--to", "coreml", "--quantize", "8"), "no recipe named 'w8a8'"),
+        (("--to", "coreai", "--quantize", "8"), "coreai has no recipe w8a8: lvexport does not quantize"),
     ],
 )
 def test_what_a_target_cannot_do_is_refused(typed: tuple[str, ...], words: str, lvexport: Run) -> None:
