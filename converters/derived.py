@@ -43,16 +43,19 @@ def halve(program: ExportedProgram) -> ExportedProgram:
     return torch.export.export(_Half(module), examples(program))
 
 
-def for_xnnpack(program: ExportedProgram, integers: Integers | None = None) -> ExportedProgram:
+def for_xnnpack(
+    program: ExportedProgram, integers: Integers | None = None, convolutions: bool = True
+) -> ExportedProgram:
     """The same program in the form in which ExecuTorch computes all of it right.
 
-    ``integers``: what its weights were rounded to; the layers that have them then compute in integers.
+    ``integers``: what its weights were rounded to; the layers that have them then compute in integers, without
+    ``convolutions`` the linear ones alone.
     """
     module = rewritten(program, flatten_softmax, spell_group_norms)
     if integers is not None:
         from lvexport.converters.xnnpack_weights import integer_layers
 
-        integer_layers(module, integers)
+        integer_layers(module, integers, convolutions)
     return torch.export.export(module, examples(program))
 
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
-from lvexport.converters.contract import Captured, Choice, Notes, Request
+from lvexport.converters.contract import Captured, Choice, Delegation, Notes, Request
 from lvexport.converters.recipes import FLOATS, STATIC, W8, rounding_activations
 
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+# It fails for convolutions that round what they take as it comes, where views lie between them and other layers.
+_PASS = "ChannelsLastTaggedReshapePass"
 _NO_BLOCKS = (
     "XNNPACK takes 4-bit integers in linear layers alone, and in blocks of 32 input channels or a multiple of them, "
     "which 80 or 144 channels do not have; convolutions it computes with 8 bits"
@@ -32,10 +38,6 @@ class ExecuTorch:
     options: Mapping[str, Choice] = MappingProxyType({})
 
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:
-        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-        from executorch.exir import to_edge_transform_and_lower
-
-        from lvexport.converters.delegation import reasons, report
         from lvexport.converters.derived import for_xnnpack, halve
 
         program = captured.program()
@@ -46,12 +48,29 @@ class ExecuTorch:
             from lvexport.converters.quantization.forms import with_own_reading
 
             program = with_own_reading(program)
-        with reasons("executorch.backends.xnnpack.partition") as heard:
-            lowered = for_xnnpack(program, None if static else request.recipe.weights)
-            edge = to_edge_transform_and_lower(lowered, partitioner=[XnnpackPartitioner()])
-        delegation = report(edge, heard)
+        integers = None if static else request.recipe.weights
+        remarks: tuple[str, ...] = ()
+        try:
+            edge, delegation = lowered(for_xnnpack(program, integers))
+        except Exception as error:  # the library raises plain ones
+            if integers is None or _PASS not in str(error):
+                raise
+            edge, delegation = lowered(for_xnnpack(program, integers, convolutions=False))
+            remarks = (f"convolutions stay in floating point: ExecuTorch's {_PASS} does not take integer ones here",)
         out.write_bytes(edge.to_executorch().buffer)
-        return Notes("torch.export", delegation=delegation)
+        return Notes("torch.export", remarks, delegation)
+
+
+def lowered(program: ExportedProgram) -> tuple[Any, Delegation]:
+    """The program with what XNNPACK takes handed to it, and the report on that."""
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    from lvexport.converters.delegation import reasons, report
+
+    with reasons("executorch.backends.xnnpack.partition") as heard:
+        edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    return edge, report(edge, heard)
 
 
 CONVERTER = ExecuTorch()

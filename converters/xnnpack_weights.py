@@ -21,7 +21,7 @@ _LOWEST, _HIGHEST = -128, 127  # of what a layer takes
 _LEAST = torch.finfo(torch.float32).eps
 
 
-def integer_layers(module: GraphModule, integers: Integers) -> int:
+def integer_layers(module: GraphModule, integers: Integers, convolutions: bool) -> int:
     """Write layers with rounded weights as layers of integers and of activations that are rounded as they come.
 
     Depthwise convolutions stay in floating point, for which XNNPACK has no such kernels. How many are written.
@@ -30,7 +30,7 @@ def integer_layers(module: GraphModule, integers: Integers) -> int:
     for weight in list(weights(module)):
         layers = list(weight.users)
         found = recovered(constant(module, weight), integers)
-        if found is None or any(is_depthwise(layer) for layer in layers):
+        if found is None or any(stays(layer, convolutions) for layer in layers):
             continue
         data, scale, zero = (
             getter(module, weight, f"{weight.name}_{name}", value)
@@ -48,6 +48,11 @@ def integer_layers(module: GraphModule, integers: Integers) -> int:
             count += 1
     prune(module)
     return count
+
+
+def stays(layer: Node, convolutions: bool) -> bool:
+    """Whether a layer is left in floating point."""
+    return is_depthwise(layer) or (layer.target is _CONV and not convolutions)
 
 
 def is_depthwise(layer: Node) -> bool:
