@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -79,6 +80,8 @@ class Making:
     simulated: frozenset[str]
     work: Path
     report: Report
+    _calibrating: threading.Lock = field(default_factory=threading.Lock)
+    _calibrated: list[list[Array]] = field(default_factory=list)  # one, once the first artifact asked for it
 
     def reference(self, inputs: Inputs, name: str) -> list[Array]:
         """The original's own outputs."""
@@ -97,6 +100,13 @@ class Making:
         found = self.reference(self.sampled.inputs, "sample")
         self.report("original", "done")
         return found
+
+    def reference_over_calibration(self, inputs: Inputs) -> list[Array]:
+        """Those that artifacts of a search compare with, taken once for all of them."""
+        with self._calibrating:
+            if not self._calibrated:
+                self._calibrated.append(self.reference(inputs, "calibration"))
+        return self._calibrated[0]
 
     def rounded(self, cell: Cell, kept: int = 0) -> Compressed:
         """The original with the roundings that a cell's recipe asks for, and its outputs over the sample."""
@@ -161,7 +171,7 @@ class Making:
         self.report(made.cell.label, "running over calibration inputs")
         out = self.shop.folder / f"{made.artifact.name}.calibration"
         self.shop.do(RunJob(made.cell.target, made.artifact, self.calibration.inputs, out))
-        references = self.reference(self.calibration.inputs, f"calibration-{made.artifact.name}")
+        references = self.reference_over_calibration(self.calibration.inputs)
         return too_dear(references, load_outputs(out), self.calibration.labels, self.plan)
 
     def run(self, made: Made) -> Made:
