@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
     from torch.export import ExportedProgram
 
 
@@ -115,6 +116,12 @@ class Captured:
         import torch.ao.quantization.fx._decomposed  # which defines the operations that round
 
         return torch.export.load(self.path)
+
+    def module(self) -> tuple[nn.Module, tuple[Tensor, ...]]:
+        """The program as a module, and inputs like those that it was captured with, for what captures it itself."""
+        program = self.program()
+        args, _ = program.example_inputs or ((), {})
+        return program.module(), tuple(args)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from lvexport.converters.contract import Captured, Choice, ConversionError, Notes, Request
-from lvexport.converters.mlpackage import MIN_IOS, PRECISIONS, RECIPES, STATIC, compressed, make_reproducible
+from lvexport.converters.mlpackage import MIN_IOS, PRECISIONS, RECIPES, STATIC, compressed, finish
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -54,7 +54,7 @@ class CoreML:
         if request.recipe.weights is not None and request.recipe.activations is None:
             model = compressed(model, request.recipe.weights)
         model.save(str(out))
-        make_reproducible(out, model.get_spec())
+        finish(out, model.get_spec())
         return Notes(route)
 
 

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lvexport.converters.contract import Captured, Choice, ConversionError, Integers, Notes, Request
-from lvexport.converters.mlpackage import MIN_IOS, PRECISIONS, RECIPES, compressed, make_reproducible
+from lvexport.converters.mlpackage import MIN_IOS, PRECISIONS, RECIPES, compressed, finish
 from lvexport.converters.recipes import NO_STATIC
 
 # The names that ExecuTorch's backends/apple/coreml/compiler/coreml_preprocess.py gives the parts of a delegate's bytes.
@@ -85,12 +85,12 @@ def rewrite(package: Path, integers: Integers | None) -> None:
     import coremltools as ct
 
     if integers is None:
-        make_reproducible(package, ct.utils.load_spec(str(package)))
+        finish(package, ct.utils.load_spec(str(package)))
         return
     model = compressed(ct.models.MLModel(str(package), skip_model_load=True), integers)
     shutil.rmtree(package)
     model.save(str(package))
-    make_reproducible(package, model.get_spec())
+    finish(package, model.get_spec())
 
 
 def pack(folder: Path) -> bytes:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import uuid
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from lvexport.converters import recipes
@@ -70,12 +73,23 @@ def on_grid(weight: Any, integers: Integers) -> bool:
     return bool((off <= _ON_GRID * scale).all())
 
 
-def make_reproducible(package: Path, spec: Any) -> None:
-    """Rewrite the package so that the same program always gives the same bytes.
+_ROUNDINGS = ("quantize", "dequantize")
+# What coremltools lays beside the model for ExecuTorch's debugger, up to a tenth of a small package.
+_DEBUG_HANDLES = "executorch_debug_handle_mapping.json"
+
+
+def finish(package: Path, spec: Any) -> None:
+    """Rewrite the package without what is in it twice or for debuggers, and so that the same program always gives the
+    same bytes.
 
     coremltools writes protobuf maps in any order, notes the day, and draws the manifest's identifiers at random; here
     the identifiers follow from the content.
     """
+    (package / _DEBUG_HANDLES).unlink(missing_ok=True)
+    for function in spec.mlProgram.functions.values():
+        for block in function.block_specializations.values():
+            share_constants(block)
+            shorten_names(block)
     spec.description.metadata.userDefined.pop("com.github.apple.coremltools.conversion_date", None)
     manifest_path = package / "Manifest.json"
     manifest = json.loads(manifest_path.read_text())
@@ -90,3 +104,59 @@ def make_reproducible(package: Path, spec: Any) -> None:
     manifest["itemInfoEntries"] = dict(sorted(manifest["itemInfoEntries"].items()))
     manifest["rootModelIdentifier"] = names[manifest["rootModelIdentifier"]]
     manifest_path.write_text(json.dumps(manifest, indent=4) + "\n")
+
+
+def share_constants(block: Any, known: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Let equal small constants of a block be one, which coremltools writes anew for each operation.
+
+    ``known``: the names of constants outside of the block that are gone, each with that which stands for it.
+    """
+    renamed, first, kept = dict(known), dict[bytes, str](), []
+    for operation in block.operations:
+        rename_arguments(operation, renamed)
+        for inner in operation.blocks:
+            share_constants(inner, renamed)
+        value = small_constant(operation)
+        if value is None or operation.outputs[0].name in block.outputs:
+            kept.append(operation)
+            continue
+        name = operation.outputs[0].name
+        renamed[name] = first.setdefault(value, name)
+        if renamed[name] == name:
+            kept.append(operation)
+    del block.operations[:]
+    block.operations.extend(kept)
+    block.outputs[:] = [known.get(name, name) for name in block.outputs]
+
+
+def rename_arguments(operation: Any, renamed: Mapping[str, str]) -> None:
+    """Let an operation take the constants that stand for those that are gone."""
+    for given in operation.inputs.values():
+        for argument in given.arguments:
+            if argument.WhichOneof("binding") == "name":
+                argument.name = renamed.get(argument.name, argument.name)
+
+
+def small_constant(operation: Any) -> bytes | None:
+    """Type and value of a constant that stands in the program itself; None for all else."""
+    if operation.type != "const" or operation.attributes["val"].WhichOneof("value") != "immediateValue":
+        return None
+    value: bytes = operation.attributes["val"].SerializeToString(deterministic=True)
+    return value
+
+
+def shorten_names(block: Any) -> None:
+    """Number the small constants and the roundings of a block, whose names say no more and are a fifth of a program."""
+    taken = {output.name for operation in block.operations for output in operation.outputs} | {*block.outputs}
+    free = (name for i in itertools.count() if (name := f"v{i}") not in taken)
+    renamed: dict[str, str] = {}
+    for operation in block.operations:
+        rename_arguments(operation, renamed)
+        for inner in operation.blocks:
+            share_constants(inner, renamed)
+        if small_constant(operation) is None and operation.type not in _ROUNDINGS:
+            continue
+        (output,) = operation.outputs
+        if output.name not in block.outputs:
+            renamed[output.name] = output.name = next(free)
+            operation.attributes["name"].immediateValue.tensor.strings.values[:] = [output.name]

@@ -41,15 +41,12 @@ class TFLite:
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:
         import litert_torch
 
-        from lvexport.converters.derived import examples
-
-        program = captured.program()
         if request.recipe.activations is not None:
             from lvexport.converters.tflite_integers import write_layers
 
-            write_layers(program, out, floats=request.options["int8_io"] == "no")
+            write_layers(captured.program(), out, floats=request.options["int8_io"] == "no")
             return Notes("torch.export")
-        model = litert_torch.convert(program.module(), examples(program))
+        model = litert_torch.convert(*captured.module())
         if request.recipe.name == "fp32":
             model.export(str(out))
             return Notes("torch.export")

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import lvexport
@@ -235,8 +236,10 @@ def code_digest() -> str:
     """SHA-256 over this package's own source files: another program makes other artifacts."""
     total = hashlib.sha256()
     for room in ROOMS:
-        package = __import__(f"lvexport.{room}".rstrip("."), fromlist=["__file__"])
-        for path in sorted(Path(package.__file__ or "").parent.glob("*.py")):
+        # Found and not imported, for that would load coremltools.
+        found = find_spec(f"lvexport.{room}".rstrip("."))
+        assert found is not None
+        for path in sorted(Path(found.origin or "").parent.glob("*.py")):
             total.update(path.name.encode())
             total.update(path.read_bytes())
     return total.hexdigest()
