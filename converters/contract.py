@@ -62,6 +62,7 @@ class Recipe:
 
     ``significand_bits`` counts the hidden one: 24 for float32, 11 for float16 (IEEE 754). ``activations``: bits of
     whole numbers that convolutions and linear layers are given and give; None where these stay floating point.
+    ``gates``: the target computes x·sigmoid(x) between two such layers in whole numbers too.
     ``mixed``: only as many of these layers as a budget allows. ``requires`` has the values that an option of the target
     may then have, the first of them the default. ``dynamic``: the target may compute layers with integer weights in
     integers, and then rounds what they take as it comes (:func:`rounds_activations`). ``method``: in a few words, how
@@ -74,6 +75,7 @@ class Recipe:
     weights: Integers | None = None
     activations: int | None = None
     mixed: bool = False
+    gates: bool = False
     dynamic: bool = False
     method: str = ""
     requires: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)

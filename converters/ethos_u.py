@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lvexport.converters.contract import Captured, Choice, ConversionError, Notes, Request, TooLarge
-from lvexport.converters.recipes import NO_FLOATS, STATIC
+from lvexport.converters.recipes import GATED, NO_FLOATS
 
 ACCELERATORS = (
     "ethos-u55-128",
@@ -44,7 +44,7 @@ class EthosU:
     suffix = ".tflite"
     distributions = ("litert-torch", "ai-edge-litert", "ethos-u-vela")
     modules = ("litert_torch",)
-    recipes = STATIC
+    recipes = GATED
     refusals: Mapping[str, str] = MappingProxyType(NO_FLOATS)
     options: Mapping[str, Choice] = MappingProxyType(
         {

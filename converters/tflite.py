@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from lvexport.converters.contract import ACTIVATIONS, Captured, Choice, Notes, Request, rounds_activations
-from lvexport.converters.recipes import FP16, FP32, STATIC, W8, rounding_activations
+from lvexport.converters.recipes import FP16, FP32, GATED, W8, rounding_activations
 
 _NO_BLOCKS = (
     "LiteRT has no kernel for convolutions with blocks of 4-bit integers, and its DEQUANTIZE knows no blocks either"
@@ -28,7 +28,7 @@ class TFLite:
     distributions = ("litert-torch", "ai-edge-quantizer")
     modules = ("litert_torch",)
     recipes = MappingProxyType(
-        {"fp32": FP32, "fp16": replace(FP16, method="float16 weights"), "w8": rounding_activations(W8)} | STATIC
+        {"fp32": FP32, "fp16": replace(FP16, method="float16 weights"), "w8": rounding_activations(W8)} | GATED
     )
     refusals: Mapping[str, str] = MappingProxyType({"w4": _NO_BLOCKS})
     options: Mapping[str, Choice] = MappingProxyType(

@@ -34,9 +34,10 @@ class Program:
 
 def settings_of(plan: Plan, cell: Cell, kept: int = 0) -> Settings:
     """How the layers of a cell's program are to be rounded."""
-    recipe = RECIPES[cell.recipe]
+    recipe = cell.converter.recipes[cell.recipe]
     assert recipe.activations is not None
-    return Settings(recipe.activations, plan.observer, recipe.mixed, plan.budget if recipe.mixed else None, kept)
+    budget = plan.budget if recipe.mixed else None
+    return Settings(recipe.activations, plan.observer, recipe.mixed, budget, kept, recipe.gates)
 
 
 def network_of(plan: Plan, cell: Cell, kept: int = 0) -> str | None:

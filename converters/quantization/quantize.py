@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from lvexport.converters.contract import ConversionError, Integers
 from lvexport.converters.quantization import bias, equalize
+from lvexport.converters.quantization.gates import spell
 from lvexport.converters.quantization.grids import Grid, spanning
 from lvexport.converters.quantization.loss import loss
 from lvexport.converters.quantization.observers import OBSERVERS, Seen
@@ -48,6 +49,8 @@ def quantize(
     """
     exact = flat(module, calibration.batches[:CHECKED])
     equalised = equalize.equalize(module, calibration.batches) if settings.prepare else 0
+    if settings.gates:
+        spell(module)
     prune(module)
     found, total = sites(module), whole(module)
     seen = observed(module, found, calibration.batches)

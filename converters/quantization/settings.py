@@ -11,7 +11,8 @@ OBSERVER_NAMES = ("percentile", "mse", "min-max", "entropy")  # the first is the
 
 @dataclass(frozen=True)
 class Settings:
-    """``bits`` of activations. ``observer``: how ranges follow from what calibration saw.
+    """``bits`` of activations. ``observer``: how ranges follow from what calibration saw. ``gates``: SiLU between
+    layers is rounded so that integers can compute it.
 
     ``prepare``: equalise channels and correct biases before. ``budget``: None to round every layer; else as many as
     keep it, and ``kept`` of them at least are left as they are.
@@ -22,6 +23,7 @@ class Settings:
     prepare: bool = False
     budget: Budget | None = None
     kept: int = 0
+    gates: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,17 @@ Importing this loads torch.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from lvexport.converters.quantization.grids import QUANTIZED, Grid
+from lvexport.converters.quantization.sites import CLIPS
 from lvexport.converters.quantization.switches import Rounding, Shift, Switchboard, Weight
 from lvexport.converters.rewrites import layers
-from lvexport.converters.rewrites.graph import arguments, call, calls, constant, is_call, keep, prune, replace
+from lvexport.converters.rewrites.graph import ATEN, arguments, call, calls, constant, is_call, keep, prune, replace
 
 
 def settle(board: Switchboard) -> GraphModule:
@@ -89,14 +92,30 @@ def integer_weight(module: GraphModule, before: Node, data: Tensor, scale: Tenso
 
 def transitions(module: GraphModule) -> tuple[int, int]:
     """How many tensors go from floating point to integers, and how many back to operations in floating point."""
-    into = calls(module, QUANTIZED.quantize_per_tensor.default)
-    back = [n for n in calls(module, QUANTIZED.dequantize_per_tensor.default) if any(map(_is_floating, n.users))]
-    return sum(node.args[0].target is not QUANTIZED.dequantize_per_tensor.default for node in into), len(back)  # type: ignore[union-attr]
+    into = [n for n in calls(module, QUANTIZED.quantize_per_tensor.default) if not _is_integer(n.args[0])]
+    back = [n for n in calls(module, QUANTIZED.dequantize_per_tensor.default) if not all(map(_takes_integers, n.users))]
+    return len(into), len(back)
 
 
-def _is_floating(user: Node) -> bool:
-    """Whether a user of a tensor is no layer that integers compute."""
-    if user.target is QUANTIZED.quantize_per_tensor.default:
+def _takes_integers(user: Node) -> bool:
+    return user.target is QUANTIZED.quantize_per_tensor.default or _is_integer(user)
+
+
+def _is_integer(node: Any) -> bool:
+    """Whether integers compute a node: a layer with what clips its output, a gate, or a tensor of integers as it is."""
+    if is_call(node, *CLIPS):
+        node = node.args[0]
+    return is_call(node, QUANTIZED.dequantize_per_tensor.default) or _is_layer(node) or _is_gate(node)
+
+
+def _is_layer(node: Any) -> bool:
+    weight = node.args[1] if is_call(node, *layers.LAYERS) else None
+    return is_call(weight, QUANTIZED.dequantize_per_channel.default)
+
+
+def _is_gate(node: Any) -> bool:
+    """Whether a node is a sigmoid or a product of which every number, taken and given, is rounded."""
+    if not is_call(node, ATEN.sigmoid.default, ATEN.mul.Tensor):
         return False
-    weight = user.args[1] if is_call(user, *layers.LAYERS) else None
-    return not (isinstance(weight, Node) and weight.target is QUANTIZED.dequantize_per_channel.default)
+    taken = all(is_call(a, QUANTIZED.dequantize_per_tensor.default) for a in node.args)
+    return taken and all(u.target is QUANTIZED.quantize_per_tensor.default for u in node.users)

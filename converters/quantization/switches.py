@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch.fx import GraphModule, Node
 
 from lvexport.converters.compression import Quantized, quantize
 from lvexport.converters.contract import Integers
+from lvexport.converters.quantization.gates import GRID, gates
 from lvexport.converters.quantization.grids import Grid
 from lvexport.converters.quantization.sites import Site
 from lvexport.converters.rewrites import layers
@@ -82,12 +84,25 @@ class Switched:
         self.given.on = self.weight.on = self.shift.on = self.output.on = on
 
 
+@dataclass(frozen=True)
+class Gate:
+    """The rounding of a sigmoid whose product with its own argument stands between layers."""
+
+    output: Rounding
+    around: tuple[Rounding, ...]
+
+    def turn(self) -> None:
+        """On where all around it is."""
+        self.output.on = all(rounding.on for rounding in self.around)
+
+
 class Switchboard:
-    """A program with roundings at each of its sites, all off at first."""
+    """A program with roundings at each of its sites, all off at first, and at the gates between them."""
 
     def __init__(self, module: GraphModule, found: Iterable[Site], grids: Mapping[Node, Grid], bits: Integers) -> None:
         self.module = module
         self.switched = [self._install(site, grids, bits) for site in found]
+        self.gates = self._install_gates()
         module.recompile()
 
     def _install(self, site: Site, grids: Mapping[Node, Grid], bits: Integers) -> Switched:
@@ -114,6 +129,24 @@ class Switchboard:
         self._follow(node, f"{name}_shift", switched.shift)
         return switched
 
+    def _install_gates(self) -> list[Gate]:
+        """Roundings at sigmoids that take what is rounded, and whose products are rounded wherever they are taken."""
+        found = []
+        for gate, product in gates(self.module):
+            around = [self._rounding(node) for node in (gate.args[0], *product.users)]
+            if None not in around:
+                rounding = Rounding(GRID)
+                self._follow(gate, f"{gate.name}_output", rounding)
+                found.append(Gate(rounding, tuple(r for r in around if r is not None)))
+        return found
+
+    def _rounding(self, node: Any) -> Rounding | None:
+        """The rounding that a node stands for."""
+        if not isinstance(node, Node) or node.op != "call_module":
+            return None
+        found = self.module.get_submodule(str(node.target))
+        return found if isinstance(found, Rounding) else None
+
     def _follow(self, node: Node, target: str, switch: nn.Module) -> None:
         """Put a switch behind a node, and in its place for all that use it."""
         self.module.add_submodule(target, switch)
@@ -125,6 +158,8 @@ class Switchboard:
         """Turn on what should be, and off the rest."""
         for switched in self.switched:
             switched.turn(on(switched.site))
+        for gate in self.gates:
+            gate.turn()
 
     def on(self) -> list[Site]:
         """The sites that are rounded."""

@@ -223,3 +223,39 @@ def test_small_weights_keep_their_scale() -> None:
     made, _, on = quantize(program(network), Calibration(batches), batches, Settings(8))
     assert min(float(switched.weight.scales.min()) for switched in on) < 1e-6
     assert noise_db(answers(network, batches), answers(made.module(), batches)) > 25
+
+
+# Gates.
+
+
+class Gated(torch.nn.Module):
+    """SiLU between two layers, one beside a residual stream that needs it unrounded, and one before a view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c, self.d = (torch.nn.Conv2d(3, 3, 1) for _ in range(4))
+        self.e = torch.nn.Linear(3 * SIDE * SIDE, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        silu = torch.nn.functional.silu
+        first = silu(self.a(x))
+        second = silu(self.b(first))
+        found: Tensor = self.e(silu(self.d(self.c(second) + second)).flatten(1))
+        return found
+
+
+def test_silu_between_layers_is_rounded_where_integers_compute_it() -> None:
+    calibration = pictures(8)
+    exported = torch.export.export(Gated().eval(), calibration[0])
+
+    def sigmoids(gates: bool) -> tuple[int, int, tuple[int, int]]:
+        module = rewritten(exported, ["activations"])[0]
+        made, integer, _ = quantize(module, Calibration(calibration), calibration[:4], Settings(8, gates=gates))
+        nodes = [n for n in made.graph.nodes if n.op == "call_function" and "sigmoid" in str(n.target)]
+        rounded = [n for n in nodes if all("quantize" in str(user.target) for user in n.users)]
+        assert noise_db(answers(exported.module(), calibration), answers(made.module(), calibration)) > 25
+        return len(nodes), len(rounded), integer.transitions
+
+    assert sigmoids(gates=False) == (0, 0, (5, 5))
+    assert sigmoids(gates=True) == (3, 1, (4, 4))

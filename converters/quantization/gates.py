@@ -1,0 +1,33 @@
+"""SiLU as a product that integers compute too, so that a tensor need not leave them between two layers.
+
+Importing this loads torch.
+"""
+
+from __future__ import annotations
+
+from torch.fx import GraphModule, Node
+
+from lvexport.converters.quantization.grids import Grid
+from lvexport.converters.rewrites.graph import ATEN, call, calls, is_call, replace
+
+# What runtimes demand of a sigmoid in 8 bits, whose range is known (LiteRT 8-bit quantization specification, LOGISTIC).
+GRID = Grid(1 / 256, -128)
+
+
+def spell(module: GraphModule) -> None:
+    """Write SiLU as x·sigmoid(x)."""
+    for node in calls(module, ATEN.silu.default):
+        x = node.args[0]
+        gate = call(node, ATEN.sigmoid.default, x)
+        replace(node, call(node, ATEN.mul.Tensor, x, gate))
+    module.recompile()
+
+
+def gates(module: GraphModule) -> list[tuple[Node, Node]]:
+    """Each sigmoid of which its own argument is a multiple, with that product."""
+    found = []
+    for gate in calls(module, ATEN.sigmoid.default):
+        users, x = list(gate.users), gate.args[0]
+        if len(users) == 1 and is_call(users[0], ATEN.mul.Tensor) and set(users[0].args[:2]) == {gate, x}:
+            found.append((gate, users[0]))
+    return found
