@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from lvexport.converters.contract import Captured, Choice, Delegation, Notes, Request
-from lvexport.converters.recipes import FLOATS, STATIC, W8, rounding_activations
+from lvexport.converters.recipes import FLOATS, GATED, W8, rounding_activations
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -33,7 +33,7 @@ class ExecuTorch:
     suffix = ".pte"
     distributions = ("executorch",)
     modules = ("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch.exir")
-    recipes = FLOATS | {"w8": rounding_activations(W8)} | STATIC
+    recipes = FLOATS | {"w8": rounding_activations(W8)} | GATED
     refusals: Mapping[str, str] = MappingProxyType({"w4": _NO_BLOCKS})
     options: Mapping[str, Choice] = MappingProxyType({})
 
@@ -63,13 +63,13 @@ class ExecuTorch:
 
 def lowered(program: ExportedProgram) -> tuple[Any, Delegation]:
     """The program with what XNNPACK takes handed to it, and the report on that."""
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
     from lvexport.converters.delegation import reasons, report
+    from lvexport.converters.xnnpack_gates import partitioner
 
     with reasons("executorch.backends.xnnpack.partition") as heard:
-        edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+        edge = to_edge_transform_and_lower(program, partitioner=[partitioner()])
     return edge, report(edge, heard)
 
 

@@ -45,7 +45,7 @@ MIXED = Recipe(
 FLOATS = {recipe.name: recipe for recipe in (FP32, FP16)}
 INTEGERS = {recipe.name: recipe for recipe in (W8, W4)}
 STATIC = {recipe.name: recipe for recipe in (W8A8, MIXED)}
-GATED = {name: replace(recipe, gates=True) for name, recipe in STATIC.items()}  # of TensorFlow Lite's kernels
+GATED = {name: replace(recipe, gates=True) for name, recipe in STATIC.items()}  # TensorFlow Lite and XNNPACK
 RECIPES = FLOATS | INTEGERS | STATIC
 ALIASES = {"16": "fp16", "8": "w8a8", "int8": "w8a8"}
 

@@ -20,12 +20,12 @@ def correct(board: Switchboard, batches: Sequence[Batch]) -> None:
     Nagel et al., Data-free quantization through weight equalization and bias correction (2019), section 4.2, measured
     on calibration inputs: in the order of the program, each layer on what the corrected ones before it give.
     """
-    on = [switched for switched in board.switched if switched.weight.on]
+    on = board.on()
     board.turn(lambda site: False)
     wanted = _Layerwise(board, {}).run(batches)
     for switched in board.switched:
         switched.shift.by = None
-        switched.turn(switched in on)
+    board.turn(lambda site: site in on)
     _Layerwise(board, wanted).run(batches)
 
 

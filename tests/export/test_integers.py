@@ -50,6 +50,26 @@ def test_integers_compute_what_they_should(made: lvexport.Bundle, target: str) -
     assert quantization.calibration.count > 0
 
 
+def test_sigmoids_between_layers_are_of_integers(made: lvexport.Bundle) -> None:
+    """Also in the files: both SiLU between two layers."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    from lvexport.validation import pte
+    from lvexport.validation.integers.executorch import _Graph
+
+    counts = {target: row(made, target).quantization.transitions for target in TARGETS}  # type: ignore[union-attr]
+    assert counts["tflite"] == counts["executorch"] < counts["coreml"]
+    loaded = Interpreter(str(made.path / str(row(made, "tflite").path)))
+    loaded.allocate_tensors()
+    made_by = {int(op["outputs"][0]): op["op_name"] for op in loaded._get_ops_details()}
+    types = {t["index"]: t["dtype"] for t in loaded.get_tensor_details()}
+    assert [types[i] for i, name in made_by.items() if name == "LOGISTIC"] == [np.int8, np.int8]
+    (delegate,) = pte.read(made.path / str(row(made, "executorch").path)).delegates("XnnpackBackend")
+    graph = _Graph(delegate, {})
+    sigmoids = [n["xnode_union"] for n in graph.nodes if n["xnode_union_type"] == "XNNSigmoid"]
+    assert [graph.values[s["output_id"]]["xvalue_union_type"] for s in sigmoids] == ["XNNQuantizedTensorValue"] * 2
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_fault_in_one_layer_is_named(made: lvexport.Bundle, target: str, fault: Fault, tmp_path: Path) -> None:

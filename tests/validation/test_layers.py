@@ -19,6 +19,11 @@ def test_the_same_in_another_layout_and_in_half_precision_is_the_same() -> None:
     assert digest(rows, 0) == digest(rows.transpose(1, 2, 0), 2) == layer().digest
     halved = layer(SCALES.astype(np.float16).astype(np.float64))
     assert compare([layer()], [halved]).wrong == {}
+    least = float(np.finfo(np.float16).smallest_subnormal)
+    tiny = SCALES * np.array([1, 1e-9, 1])
+    raised = layer(np.where(tiny < least, least, tiny))
+    assert compare([layer(tiny)], [raised]).wrong == {}
+    assert compare([layer(tiny)], [layer(raised.scales * np.array([1, 2, 1]))]).wrong != {}
 
 
 @pytest.mark.parametrize(
