@@ -6,12 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lvexport.models.registry import ENTRIES
 from tools.bench import __main__ as bench
-from tools.bench import cold, page, roofs
+from tools.bench import cold, packages, page, roofs
 
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENT = {
@@ -123,3 +124,27 @@ def test_roofs_are_measured() -> None:
     found = roofs.measure()
     assert found.best >= max(found.gflops.values()) > 1
     assert found.bandwidth > 0.1
+
+
+def test_core_ml_packages_are_counted(tmp_path: Path) -> None:
+    import coremltools as ct
+    from coremltools.converters.mil import Builder as mb  # noqa: N813, as coremltools calls it
+
+    @mb.program(input_specs=[mb.TensorSpec((2, 3))])
+    def program(x: Any) -> Any:
+        grown = mb.exp(x=mb.mul(x=x, y=2.0))
+        return mb.transpose(x=mb.add(x=grown, y=x), perm=[1, 0])
+
+    precision = {"fp32": ct.precision.FLOAT32, "fp16": ct.precision.FLOAT16}
+    for name, kind in precision.items():
+        made = ct.convert(program, convert_to="mlprogram", compute_precision=kind, skip_model_load=True)
+        made.save(str(tmp_path / f"{name}.mlpackage"))
+    found = packages.counts(tmp_path / "fp32.mlpackage")
+    # While exp runs there are x, what it is given and what it gives, of 24 bytes each.
+    assert found == {"operators": 4, "moving": 1, "casts": 0, "peak_bytes": 72}
+    half = packages.counts(tmp_path / "fp16.mlpackage")
+    assert half["casts"] == 2
+    assert half["peak_bytes"] == 36
+    row = {"minimal": half, "ours": found}
+    written = page.text(DOCUMENT | {"packages": {"net fp16": row}})
+    assert "| `net` | fp16 | 6 → 4 | 1 → 1 | 2 → 0 | 0 → 0 |" in written

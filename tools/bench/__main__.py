@@ -2,7 +2,7 @@
 
 Each artifact of ours is timed in turn with the converter's own, one thread; the whole comparison is repeated. What has
 been measured is in runs/bench and is not measured again. ``--write`` only writes the pages anew; networks and recipes
-may be named, and ``cold`` for the cold start.
+may be named, ``cold`` for the cold start, and ``packages`` for counting Core ML packages.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from lvexport import files, machine
 from lvexport.timing import times
 from lvexport.validation.runtimes.registry import RUNTIMES
-from tools.bench import cold, page, roofs
+from tools.bench import cold, packages, page, roofs
 
 # One network of each family or more, at the size that its authors give figures for.
 NETWORKS = {
@@ -60,6 +60,20 @@ def theirs(name: str, imgsz: int, target: str, recipe: str, suffix: str) -> Path
             out.unlink(missing_ok=True)
             return None
     return out
+
+
+def both_packages(name: str, recipe: str) -> tuple[Path, Path]:
+    """The minimal script's Core ML package and ours. Raises RuntimeError where the script fails."""
+    import lvexport
+
+    imgsz = NETWORKS.get(name, 224)
+    made = lvexport.export(
+        name, "coreml", recipe, weights="random", imgsz=imgsz, samples=1, output=WORK / "dist", report=say
+    )
+    minimal = theirs(name, imgsz, "coreml", recipe, ".mlpackage")
+    if minimal is None:
+        raise RuntimeError(f"the minimal script fails for {name} in {recipe}")
+    return minimal, made.path / str(made.results[0].path)
 
 
 def say(what: str, state: str) -> None:
@@ -119,10 +133,12 @@ def main() -> None:
     if arguments != ["--write"]:
         WORK.mkdir(parents=True, exist_ok=True)
         for recipe, name in product(named(arguments, RECIPES), named(arguments, NETWORKS)):
-            if arguments != ["cold"]:
+            if arguments not in (["cold"], ["packages"]):
                 measured(f"{name}-{recipe}", partial(row, name, NETWORKS[name], recipe))
         if "cold" in arguments or not arguments:
             measured("cold", partial(cold.measure, say))
+        if "packages" in arguments or not arguments:
+            measured("packages", partial(packages.measure, both_packages))
         KEPT.write_text(json.dumps(document(), indent=1) + "\n")
     page.write(json.loads(KEPT.read_text()), ROOT)
 
@@ -141,6 +157,7 @@ def document() -> dict[str, Any]:
         "roofs": measured("roofs", lambda: asdict(roofs.measure())),
         "networks": {name: joined(rows) for name in NETWORKS if (rows := of(done, name))},
         "cold": done.get("cold"),
+        "packages": done.get("packages"),
     }
 
 

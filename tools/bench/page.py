@@ -27,6 +27,15 @@ what else the machine does.
 | targets | scripts, s | one picture, s | ratio | all, s | ratio |
 |---|---|---|---|---|---|
 """
+PACKAGES = """
+## Core ML, counted
+
+Packages of coremltools' minimal script, and of ours, by what does not depend on a device: operators, those among them
+that only move numbers, casts, and the most bytes of tensors that are alive at once, in the order of the program.
+
+| network | recipe | operators | moving | casts | peak, KiB |
+|---|---|---|---|---|---|
+"""
 COLUMNS = (
     *("network", "size", "GMACs", "traffic, MB", "target", "recipe", "ours, ms", "ratio", "roof", "delegate calls"),
     *("operators", "MB"),
@@ -77,7 +86,18 @@ def text(document: dict[str, Any]) -> str:
     ]
     for name, row in document["networks"].items():
         lines += [line(name, row, cell.split(), measured, best) for cell, measured in row["cells"].items()]
-    return HEAD + "\n".join(lines) + "\n" + (cold(document["cold"]) if document.get("cold") else "")
+    more = (cold(document["cold"]) if document.get("cold") else "") + counted(document.get("packages") or {})
+    return HEAD + "\n".join(lines) + "\n" + more
+
+
+def counted(found: dict[str, Any]) -> str:
+    """The section on Core ML packages."""
+    lines = []
+    for name, both in found.items():
+        kinds = [f"{both['minimal'][kind]} → {both['ours'][kind]}" for kind in ("operators", "moving", "casts")]
+        kinds.append(f"{both['minimal']['peak_bytes'] // 1024} → {both['ours']['peak_bytes'] // 1024}")
+        lines.append(f"| `{name.split()[0]}` | {name.split()[1]} | {' | '.join(kinds)} |\n")
+    return PACKAGES + "".join(lines) if found else ""
 
 
 def cold(found: dict[str, Any]) -> str:
