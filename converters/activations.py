@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
-from lvexport.converters.compression import weights
+from lvexport.converters.compression import is_product, weights
+from lvexport.converters.contract import Integers
 from lvexport.converters.derived import rewritten
 
 _STEPS = 255  # between the ends of a range, with 8 bits
@@ -26,14 +27,19 @@ def rounded(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     return ((x / step).round().clamp(zero, zero + _STEPS)) * step
 
 
-def round_activations(module: GraphModule) -> None:
-    """Round what every layer with rounded weights takes: maps over an image, rows of a linear layer each by itself."""
+def round_activations(module: GraphModule, integers: Integers) -> None:
+    """Round what every layer with rounded weights takes: maps over an image, rows of a linear layer each by itself.
+
+    Where a convolution is computed as a linear layer, the channels at each place are such a row.
+    """
     for layer in [user for weight in weights(module) for user in weight.users]:
-        axes = (1, 2, 3) if layer.target is torch.ops.aten.conv2d.default else (-1,)
+        axes: tuple[int, ...] = (-1,)
+        if layer.target is torch.ops.aten.conv2d.default:
+            axes = (1,) if integers.kernels is not None and is_product(layer) else (1, 2, 3)
         with module.graph.inserting_before(layer):
             layer.update_arg(0, module.graph.call_function(rounded, (layer.args[0], axes)))
 
 
-def simulated(program: ExportedProgram) -> GraphModule:
-    """A program with rounded weights as a module that rounds activations too."""
-    return rewritten(program, round_activations)
+def simulated(program: ExportedProgram, integers: Integers) -> GraphModule:
+    """A program with weights that were rounded so, as a module that rounds activations too."""
+    return rewritten(program, lambda module: round_activations(module, integers))

@@ -6,7 +6,7 @@ What is rounded once is not changed by being rounded again, so each converter fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 
 from lvexport.converters.contract import Integers
 from lvexport.converters.derived import constant, examples, rewritten
+from lvexport.converters.rewrites.graph import arguments
 from lvexport.converters.rewrites.norms import fold_batch_norms, fold_norm_affines
 
 # Tensors of so many numbers or fewer stay as they are: of small ones, scales and the operation that applies them take
@@ -28,10 +29,14 @@ _RANGES = tuple(1 - 0.04 * i for i in range(13))
 
 @dataclass(frozen=True)
 class Quantized:
-    """``data`` (O, I, …) int8 times ``scale`` (O, blocks, 1, …) is the weight, each scale for I / blocks channels."""
+    """``data`` (O, I, …) int8 times ``scale`` (O, blocks, 1, …) is the weight, each scale for I / blocks channels.
+
+    ``bits``: what one of the integers takes.
+    """
 
     data: Tensor
     scale: Tensor
+    bits: int
 
     def restored(self) -> Tensor:
         """The weight in single precision."""
@@ -46,6 +51,8 @@ def block_of(channels: int, integers: Integers) -> int:
     if integers.block is None:
         return channels
     wanted = integers.block
+    if integers.whole:
+        return channels if channels % wanted else wanted
     divisors = (n for n in range(1, channels + 1) if channels % n == 0)
     return min(divisors, key=lambda n: max(n / wanted, wanted / n))
 
@@ -83,12 +90,14 @@ def requantize(weight: Tensor, integers: Integers) -> Quantized:
 
 
 def recovered(weight: Tensor, integers: Integers) -> Quantized | None:
-    """The integers and scales that a weight was rounded to, or None where it was not."""
+    """The integers and scales that a weight was rounded to, in any of the forms; None where it was not."""
     if weight.numel() <= SMALLEST:
         return None
-    found = requantize(weight, integers)
-    off = (found.restored() - weight).abs().max() / weight.abs().max()
-    return found if off <= _SAME else None
+    for form in integers.forms:
+        found = requantize(weight, form)
+        if (found.restored() - weight).abs().max() / weight.abs().max() <= _SAME:
+            return found
+    return None
 
 
 def on_grid(grouped: Tensor, scale: Tensor, integers: Integers) -> Tensor:
@@ -100,7 +109,7 @@ def on_grid(grouped: Tensor, scale: Tensor, integers: Integers) -> Tensor:
 def _quantized(weight: Tensor, scale: Tensor, integers: Integers) -> Quantized:
     data = on_grid(blocks(weight.detach().double(), integers), scale, integers)
     shape = (*scale.shape[:2], *(1 for _ in weight.shape[2:]))
-    return Quantized(data.to(torch.int8).reshape(weight.shape), scale.reshape(shape).float())
+    return Quantized(data.to(torch.int8).reshape(weight.shape), scale.reshape(shape).float(), integers.bits)
 
 
 def weights(module: torch.fx.GraphModule) -> Iterator[torch.fx.Node]:
@@ -115,6 +124,23 @@ def weights(module: torch.fx.GraphModule) -> Iterator[torch.fx.Node]:
             yield weight
 
 
+def form_of(layers: Iterable[torch.fx.Node], integers: Integers) -> Integers:
+    """What the weight of some layers is rounded to."""
+    given = [arguments(layer) for layer in layers]
+    if any(of.get("groups", 1) != 1 for of in given):
+        return integers.grouped or integers
+    return integers if all(map(is_product, layers)) else integers.kernels or integers
+
+
+def is_product(layer: torch.fx.Node) -> bool:
+    """Whether a layer is linear, or a convolution that is the same linear layer at every place."""
+    if layer.target is torch.ops.aten.linear.default:
+        return True
+    given = arguments(layer)
+    kernel = layer.args[1].meta["val"].shape[2:]  # type: ignore[union-attr]
+    return all(n == 1 for n in (*kernel, *given["stride"], given["groups"])) and not any(given["padding"])
+
+
 def compress(program: ExportedProgram, integers: Integers) -> ExportedProgram:
     """The same program with rounded weights.
 
@@ -125,7 +151,8 @@ def compress(program: ExportedProgram, integers: Integers) -> ExportedProgram:
     def round_weights(module: torch.fx.GraphModule) -> None:
         for node in weights(module):
             weight = constant(module, node)
-            weight.data = quantize(weight, integers).restored().to(weight.dtype)
+            form = form_of(node.users, integers)
+            weight.data = quantize(weight, form).restored().to(weight.dtype)
 
     return torch.export.export(
         rewritten(program, fold_batch_norms, fold_norm_affines, round_weights), examples(program)

@@ -30,15 +30,27 @@ class Integers:
     """Weights of convolutions and linear layers as integers times a scale, symmetric about zero.
 
     ``bits``: of each. ``block``: about how many input channels of one output channel share a scale; None: all of them.
+    ``whole``: just as many, and all of them where their number is no multiple of that. ``kernels``: what weights of
+    convolutions that look at more than one place are rounded to, and ``grouped`` those of convolutions in groups; None:
+    the same. Where ``kernels`` is given, a convolution that looks at one place only is computed as a linear layer.
     """
 
     bits: int
     block: int | None = None
+    whole: bool = False
+    kernels: Integers | None = None
+    grouped: Integers | None = None
 
     @property
     def largest(self) -> int:
         """Its negative is the smallest."""
         return int(2 ** (self.bits - 1)) - 1
+
+    @property
+    def forms(self) -> tuple[Integers, ...]:
+        """All that weights may be rounded to, those first that have the fewest scales."""
+        found = dict.fromkeys(form for form in (self, self.kernels, self.grouped) if form is not None)
+        return tuple(sorted(found, key=lambda form: form.block is not None))
 
 
 @dataclass(frozen=True)

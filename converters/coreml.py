@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from lvexport.converters.contract import Captured, Choice, ConversionError, Notes, Request
-from lvexport.converters.mlpackage import MIN_IOS, PRECISIONS, RECIPES, STATIC, compressed, finish
+from lvexport.converters.mlpackage import MIN_IOS, NO_WORDS, PRECISIONS, RECIPES, STATIC, compressed, finish
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -27,7 +27,7 @@ class CoreML:
     distributions = ("coremltools",)
     modules = ("coremltools",)
     recipes = RECIPES | STATIC
-    refusals: Mapping[str, str] = MappingProxyType({})
+    refusals: Mapping[str, str] = MappingProxyType({"w8a16": NO_WORDS})
     options: Mapping[str, Choice] = MappingProxyType(
         {
             "min_ios": MIN_IOS,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from lvexport.converters.contract import Integers, Normalisation
+from lvexport.converters.contract import Normalisation
 from lvexport.converters.rewrites.norms import fold_batch_norms
 
 # aten.avg_pool2d's arguments where they are left out: input, kernel_size, stride, padding, ceil_mode,
@@ -43,20 +43,9 @@ def halve(program: ExportedProgram) -> ExportedProgram:
     return torch.export.export(_Half(module), examples(program))
 
 
-def for_xnnpack(
-    program: ExportedProgram, integers: Integers | None = None, convolutions: bool = True
-) -> ExportedProgram:
-    """The same program in the form in which ExecuTorch computes all of it right.
-
-    ``integers``: what its weights were rounded to; the layers that have them then compute in integers, without
-    ``convolutions`` the linear ones alone.
-    """
-    module = rewritten(program, flatten_softmax, spell_group_norms)
-    if integers is not None:
-        from lvexport.converters.xnnpack_weights import integer_layers
-
-        integer_layers(module, integers, convolutions)
-    return torch.export.export(module, examples(program))
+def for_xnnpack(program: ExportedProgram) -> ExportedProgram:
+    """The same program in the form in which ExecuTorch computes all of it right."""
+    return torch.export.export(rewritten(program, flatten_softmax, spell_group_norms), examples(program))
 
 
 def for_core_ai(program: ExportedProgram) -> ExportedProgram:

@@ -1,4 +1,4 @@
-"""Arm Ethos-U: the int8 model for microcontrollers, compiled by Vela for an accelerator beside a Cortex-M."""
+"""Arm Ethos-U: the model for microcontrollers, compiled by Vela for an accelerator beside a Cortex-M."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lvexport.converters.contract import Captured, Choice, ConversionError, Notes, Request, TooLarge
-from lvexport.converters.recipes import GATED, NO_FLOATS
+from lvexport.converters.recipes import GATED, NO_FLOATS, WIDE
 
 ACCELERATORS = (
     "ethos-u55-128",
@@ -44,7 +44,7 @@ class EthosU:
     suffix = ".tflite"
     distributions = ("litert-torch", "ai-edge-litert", "ethos-u-vela")
     modules = ("litert_torch",)
-    recipes = GATED
+    recipes = GATED | WIDE
     refusals: Mapping[str, str] = MappingProxyType(NO_FLOATS)
     options: Mapping[str, Choice] = MappingProxyType(
         {
@@ -127,7 +127,7 @@ def report(model: Path, made: Compiled) -> tuple[str, ...]:
         f"{made.path.stat().st_size / KIB:,.0f} KiB",
         f"{before.operators - left} of {before.operators} operators and {1 - after.macs / max(1, before.macs):.1%} of "
         f"MACs on the accelerator; with the processor stay {', '.join(f'{n} {c}' for n, c in after.names.items())}",
-        f"made from the int8 model that --to tflm writes and verifies (SHA-256 {digest})",
+        f"made from the model that --to tflm writes and verifies (SHA-256 {digest})",
     )
     if made.kept is None:
         return remarks

@@ -7,17 +7,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from lvexport.converters.contract import Captured, Choice, Delegation, Notes, Request
-from lvexport.converters.recipes import FLOATS, GATED, W8, rounding_activations
+from lvexport.converters.contract import Captured, Choice, Delegation, Integers, Notes, Request
+from lvexport.converters.recipes import FLOATS, GATED, W8, XNNPACK_W4, bits_of_weights, rounding_activations
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 # It fails for convolutions that round what they take as it comes, where views lie between them and other layers.
 _PASS = "ChannelsLastTaggedReshapePass"
-_NO_BLOCKS = (
-    "XNNPACK takes 4-bit integers in linear layers alone, and in blocks of 32 input channels or a multiple of them, "
-    "which 80 or 144 channels do not have; convolutions it computes with 8 bits"
+_NO_WORDS = (
+    "XNNPACK has no type for 16-bit activations; ExecuTorch's backends that have one, such as Arm's and Qualcomm's, do "
+    "not run on the machine that builds, so that nothing could be verified"
 )
 
 
@@ -33,8 +33,8 @@ class ExecuTorch:
     suffix = ".pte"
     distributions = ("executorch",)
     modules = ("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch.exir")
-    recipes = FLOATS | {"w8": rounding_activations(W8)} | GATED
-    refusals: Mapping[str, str] = MappingProxyType({"w4": _NO_BLOCKS})
+    recipes = FLOATS | {"w8": rounding_activations(W8), "w4": rounding_activations(XNNPACK_W4)} | GATED
+    refusals: Mapping[str, str] = MappingProxyType({"w8a16": _NO_WORDS})
     options: Mapping[str, Choice] = MappingProxyType({})
 
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:
@@ -48,17 +48,31 @@ class ExecuTorch:
             from lvexport.converters.quantization.forms import with_own_reading
 
             program = with_own_reading(program)
-        integers = None if static else request.recipe.weights
-        remarks: tuple[str, ...] = ()
-        try:
-            edge, delegation = lowered(for_xnnpack(program, integers))
-        except Exception as error:  # the library raises plain ones
-            if integers is None or _PASS not in str(error):
-                raise
-            edge, delegation = lowered(for_xnnpack(program, integers, convolutions=False))
-            remarks = (f"convolutions stay in floating point: ExecuTorch's {_PASS} does not take integer ones here",)
+        program = for_xnnpack(program)
+        if static or request.recipe.weights is None:
+            remarks: tuple[str, ...] = ()
+            edge, delegation = lowered(program)
+        else:
+            edge, delegation, remarks = lowered_in_integers(program, request.recipe.weights)
         out.write_bytes(edge.to_executorch().buffer)
         return Notes("torch.export", remarks, delegation)
+
+
+def lowered_in_integers(program: ExportedProgram, integers: Integers) -> tuple[Any, Delegation, tuple[str, ...]]:
+    """:func:`lowered` with layers in integers, convolutions among them where ExecuTorch takes these; and remarks."""
+    from lvexport.converters.xnnpack_weights import with_integers
+
+    remarks: tuple[str, ...] = ()
+    made, counts = with_integers(program, integers, convolutions=True)
+    try:
+        edge, delegation = lowered(made)
+    except Exception as error:  # the library raises plain ones
+        if _PASS not in str(error):
+            raise
+        made, counts = with_integers(program, integers, convolutions=False)
+        edge, delegation = lowered(made)
+        remarks = (f"convolutions stay in floating point: ExecuTorch's {_PASS} does not take integer ones here",)
+    return edge, delegation, (*remarks, bits_of_weights(counts))
 
 
 def lowered(program: ExportedProgram) -> tuple[Any, Delegation]:

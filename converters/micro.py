@@ -13,9 +13,11 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
+from lvexport.converters import tflite_sixteen
 from lvexport.converters.derived import examples, rewritten
 from lvexport.converters.rewrites.graph import ATEN, arguments, call, calls, prune, replace
 from lvexport.converters.tflite_integers import write_layers
+from lvexport.converters.tflite_sixteen import is_wide
 
 # erf(z) = 1 - (((((a5·t + a4)·t + a3)·t + a2)·t + a1)·t·exp(-z²) for z ≥ 0 and t = 1/(1 + p·z), to 1.5e-7
 # (Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26).
@@ -25,9 +27,15 @@ _CUBE = 0.044715  # of GELU's form with tanh (Hendrycks and Gimpel, arXiv 1606.0
 
 
 def write_model(program: ExportedProgram, out: Path) -> None:
-    """Write a program with roundings as a ``.tflite`` for microcontrollers."""
+    """Write a program with roundings as a ``.tflite`` for microcontrollers.
+
+    Where these are of 8 bits, integers go in and come out; where they are of 16, single precision.
+    """
     spelled = torch.export.export(rewritten(program, spell_gelus), examples(program))
-    write_layers(spelled, out, floats=False)
+    if is_wide(spelled):
+        tflite_sixteen.write_layers(spelled, out)
+    else:
+        write_layers(spelled, out, floats=False)
 
 
 def spell_gelus(module: GraphModule) -> None:

@@ -28,6 +28,7 @@ INTEGERS = {
 RECIPES = FLOATS | INTEGERS
 # Operations that round activations are there from iOS 17 on (coremltools, converters/mil/mil/ops/defs/iOS17).
 STATIC = {name: replace(halved(recipe), requires={"min_ios": ("17", "18")}) for name, recipe in recipes.STATIC.items()}
+NO_WORDS = "Core ML's operation quantize makes 8-bit integers and no others, so 16-bit activations have no form there"
 # How far a number may be from a whole multiple of its scale, in scales, to stand for it: half precision rounds both.
 _ON_GRID = 0.25
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from lvexport.converters.contract import Captured, Choice, ConversionError, Notes, Request
+from lvexport.converters.contract import Captured, Choice, ConversionError, Notes, Recipe, Request
 from lvexport.converters.recipes import RECIPES
 
 # Simplifying may merge constants, which rounds a few numbers anew; anything beyond a few last places is a change.
 _SIMPLIFIED_TOLERANCE = 1e-5
+EIGHT = 8  # bits, which integers had in the first opset that had any
 
 
 class Onnx:
@@ -31,7 +32,7 @@ class Onnx:
         import onnx
         import torch
 
-        from lvexport.converters.onnx_weights import OPSET, strip, with_integers, with_transposed
+        from lvexport.converters.onnx_weights import strip, with_integers, with_transposed
 
         program = captured.program()
         weights, static = request.recipe.weights, request.recipe.activations is not None
@@ -45,7 +46,7 @@ class Onnx:
             input_names=[s.name for s in captured.inputs],
             output_names=[s.name for s in captured.outputs],
             verbose=False,
-            opset_version=None if weights is None or static else OPSET,
+            opset_version=opset(request.recipe),
         )
         assert exported is not None
         if static:  # onnxsim would make integer weights floating-point numbers again
@@ -62,6 +63,13 @@ class Onnx:
         onnx.checker.check_model(model, full_check=True)
         onnx.save(model, str(out))
         return Notes("torch.export", tuple(remarks))
+
+
+def opset(recipe: Recipe) -> int | None:
+    """The opset that a recipe's integers need; None for the exporter's own."""
+    from lvexport.converters.onnx_weights import OPSET
+
+    return None if recipe.weights is None or recipe.activations == EIGHT else OPSET
 
 
 def halve(model: Any) -> Any:

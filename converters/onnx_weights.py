@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from lvexport.converters.compression import Quantized, recovered
 from lvexport.converters.contract import Integers
 
-# The first opset that has 4-bit integers.
+# The first opset that has 4-bit integers, and 16-bit ones in QuantizeLinear.
 OPSET = 21
 _KINDS = {8: onnx.TensorProto.INT8, 4: onnx.TensorProto.INT4}
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from lvexport.converters.contract import Integers, Recipe
 
 SINGLE_BITS, HALF_BITS = 24, 11
+FLOATING = 32  # bits of a weight that is not rounded
 
 FP32 = Recipe("fp32", "weights and arithmetic in single precision", SINGLE_BITS, method="float32")
 FP16 = Recipe("fp16", "weights in half precision, arithmetic as the platform does it", HALF_BITS, method="float16")
@@ -32,6 +34,14 @@ W8A8 = Recipe(
     activations=8,
     method="int8, static",
 )
+W8A16 = Recipe(
+    "w8a16",
+    "weights of all layers in 8-bit integers, their activations in 16-bit ones",
+    SINGLE_BITS,
+    Integers(8),
+    activations=16,
+    method="int8 × int16, static",
+)
 MIXED = Recipe(
     "mixed",
     "as w8a8, prepared for it, with as few layers in floating point as keep the budget",
@@ -42,22 +52,44 @@ MIXED = Recipe(
     method="int8, static, with floats",
 )
 
+# XNNPACK computes linear layers with 4-bit weights, in blocks of a multiple of 32 channels or with one scale for all,
+# and so convolutions that are linear at every place. Kernels of more places have 8 bits there. LiteRT has some of its
+# own for 4 bits with a scale for each output channel, but none for convolutions in groups.
+XNNPACK_W4 = replace(
+    W4,
+    weights=Integers(4, 32, whole=True, kernels=Integers(8), grouped=Integers(8)),
+    method="int4 linear and 1×1, else int8",
+)
+LITERT_W4 = replace(
+    W4,
+    weights=Integers(4, 32, whole=True, kernels=Integers(4), grouped=Integers(8)),
+    method="int4, in groups int8",
+)
+
 FLOATS = {recipe.name: recipe for recipe in (FP32, FP16)}
 INTEGERS = {recipe.name: recipe for recipe in (W8, W4)}
 STATIC = {recipe.name: recipe for recipe in (W8A8, MIXED)}
 GATED = {name: replace(recipe, gates=True) for name, recipe in STATIC.items()}  # TensorFlow Lite and XNNPACK
-RECIPES = FLOATS | INTEGERS | STATIC
+WIDE = {W8A16.name: W8A16}
+RECIPES = FLOATS | INTEGERS | {recipe.name: recipe for recipe in (W8A8, W8A16, MIXED)}
 ALIASES = {"16": "fp16", "8": "w8a8", "int8": "w8a8"}
 
 NO_FLOATS = dict.fromkeys(
     (*FLOATS, *INTEGERS), "microcontrollers compute in integers, for which activations have to be rounded as well"
 )
-NO_STATIC = dict.fromkeys(STATIC, "lvexport does not quantize the activations of this target yet")
+NO_STATIC = dict.fromkeys((*STATIC, *WIDE), "lvexport does not quantize the activations of this target yet")
 
 
 def rounding_activations(recipe: Recipe) -> Recipe:
     """The recipe where layers with integer weights round what they take as it comes."""
     return replace(recipe, dynamic=True, method=f"{recipe.method}, dynamic range")
+
+
+def bits_of_weights(counts: Mapping[int, int]) -> str:
+    """A remark on how many numbers of layers' weights have how many bits, 32 being floating point."""
+    total = sum(counts.values()) or 1
+    kinds = {bits: "floating point" if bits == FLOATING else f"{bits} bits" for bits in counts}
+    return "weights of layers: " + ", ".join(f"{counts[b] / total:.1%} in {kinds[b]}" for b in sorted(counts))
 
 
 def halved(recipe: Recipe) -> Recipe:

@@ -7,18 +7,25 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from lvexport.converters.contract import ACTIVATIONS, Captured, Choice, Notes, Request, rounds_activations
-from lvexport.converters.recipes import FP16, FP32, GATED, W8, rounding_activations
-
-_NO_BLOCKS = (
-    "LiteRT has no kernel for convolutions with blocks of 4-bit integers, and its DEQUANTIZE knows no blocks either"
+from lvexport.converters.contract import ACTIVATIONS, DYNAMIC, Captured, Choice, Notes, Request, rounds_activations
+from lvexport.converters.recipes import (
+    FP16,
+    FP32,
+    GATED,
+    LITERT_W4,
+    W8,
+    W8A16,
+    WIDE,
+    bits_of_weights,
+    rounding_activations,
 )
 
 
 class TFLite:
     """``fp16`` keeps weights in half precision; the runtime widens them when it loads the model.
 
-    ``w8`` computes layers in integers, or dequantizes their weights where ``activations`` is ``float``.
+    ``w8`` and ``w4`` compute layers in integers; ``w8`` dequantizes weights where ``activations`` is ``float``, which
+    LiteRT's operator for that does not do with blocks.
     """
 
     name = "tflite"
@@ -28,9 +35,12 @@ class TFLite:
     distributions = ("litert-torch", "ai-edge-quantizer")
     modules = ("litert_torch",)
     recipes = MappingProxyType(
-        {"fp32": FP32, "fp16": replace(FP16, method="float16 weights"), "w8": rounding_activations(W8)} | GATED
+        {"fp32": FP32, "fp16": replace(FP16, method="float16 weights"), "w8": rounding_activations(W8)}
+        | {"w4": replace(rounding_activations(LITERT_W4), requires={"activations": (DYNAMIC,)})}
+        | GATED
+        | {"w8a16": replace(W8A16, requires={"int8_io": ("no",)})}
     )
-    refusals: Mapping[str, str] = MappingProxyType({"w4": _NO_BLOCKS})
+    refusals: Mapping[str, str] = MappingProxyType({})
     options: Mapping[str, Choice] = MappingProxyType(
         {
             "activations": ACTIVATIONS,
@@ -41,6 +51,12 @@ class TFLite:
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:
         import litert_torch
 
+        program = captured.program()
+        if request.recipe.name in WIDE:
+            from lvexport.converters import tflite_sixteen
+
+            tflite_sixteen.write_layers(program, out)
+            return Notes("torch.export")
         if request.recipe.activations is not None:
             from lvexport.converters.tflite_integers import write_layers
 
@@ -65,8 +81,9 @@ def compress(single: Path, request: Request, out: Path) -> tuple[str, ...]:
     from lvexport.converters.tflite_weights import write_integers
 
     dynamic = rounds_activations(request.recipe, request.options)
-    count = write_integers(single, request.recipe.weights, dynamic, out)
-    return (f"weights in integers: {count}",)
+    count, counts = write_integers(single, request.recipe.weights, dynamic, out)
+    mixed = len(request.recipe.weights.forms) > 1
+    return (f"weights in integers: {count}", *((bits_of_weights(counts),) if mixed else ()))
 
 
 def cast_weights(single: Path, out: Path) -> None:

@@ -31,6 +31,11 @@ def write_layers(program: ExportedProgram, out: Path, floats: bool) -> None:
     if floats:
         give_float_interface(model)
     shorten_names(model)
+    write(model, out)
+
+
+def write(model: Any, out: Path) -> None:
+    """Write a model with equal vectors once."""
     builder = SharingBuilder()
     builder.Finish(model.Pack(builder), _IDENTIFIER)
     out.write_bytes(bytes(builder.Output()))

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from lvexport.converters.contract import Captured, Choice, ConversionError, Notes, Request
-from lvexport.converters.recipes import GATED, NO_FLOATS
+from lvexport.converters.recipes import GATED, NO_FLOATS, WIDE
 
 LARGEST_ARENA = 2**30  # bytes
 ARENA_STEP = 16  # bytes: TFLM aligns its buffers so (tensorflow/lite/micro/micro_arena_constants.h)
@@ -25,7 +25,7 @@ class TFLM:
     suffix = ".tflite"
     distributions = ("litert-torch", "ai-edge-litert", "tflite-micro")
     modules = ("litert_torch",)
-    recipes = GATED
+    recipes = GATED | WIDE
     refusals: Mapping[str, str] = MappingProxyType(NO_FLOATS)
     options: Mapping[str, Choice] = MappingProxyType({})
 

@@ -7,47 +7,132 @@ from typing import Any
 
 import torch
 from torch.ao.quantization.fx import _decomposed  # noqa: F401, which defines the operations
+from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
-from lvexport.converters.compression import recovered, weights
+from lvexport.converters.compression import Quantized, is_product, recovered, weights
 from lvexport.converters.contract import Integers
-from lvexport.converters.derived import attach, constant
+from lvexport.converters.derived import attach, constant, examples, rewritten
 from lvexport.converters.rewrites.graph import prune
 
 _QUANTIZED = torch.ops.quantized_decomposed
-_CONV = torch.ops.aten.conv2d.default
+_ATEN = torch.ops.aten
+_CONV, _LINEAR = _ATEN.conv2d.default, _ATEN.linear.default
+_POINTWISE = (
+    _ATEN.relu.default,
+    _ATEN.silu.default,
+    _ATEN.sigmoid.default,
+    _ATEN.hardtanh.default,
+    _ATEN.gelu.default,
+    _ATEN.add.Tensor,
+    _ATEN.mul.Tensor,
+)
+_FOUR, _FLOAT = 4, 32  # bits
+_BLOCK = 32  # input channels: XNNPACK takes blocks of so many or a multiple of them (backends/xnnpack/operators)
 _LOWEST, _HIGHEST = -128, 127  # of what a layer takes
 # The smallest scale of an activation; XNNPACK has a smaller one, which only activations of no size would tell apart.
 _LEAST = torch.finfo(torch.float32).eps
 
 
-def integer_layers(module: GraphModule, integers: Integers, convolutions: bool) -> int:
+def with_integers(
+    program: ExportedProgram, integers: Integers, convolutions: bool
+) -> tuple[ExportedProgram, dict[int, int]]:
+    """A program whose layers with rounded weights compute in integers, without ``convolutions`` the linear ones alone.
+
+    How many numbers of weights have how many bits, too.
+    """
+    module = rewritten(program)
+    counts = integer_layers(module, integers, convolutions)
+    return torch.export.export(module, examples(program)), counts
+
+
+def integer_layers(module: GraphModule, integers: Integers, convolutions: bool) -> dict[int, int]:
     """Write layers with rounded weights as layers of integers and of activations that are rounded as they come.
 
-    Depthwise convolutions stay in floating point, for which XNNPACK has no such kernels. How many are written.
+    Convolutions in groups stay in floating point, for which XNNPACK has no such kernels. How many numbers of weights
+    have how many bits; those that stay floating have 32.
     """
-    count = 0
+    counts: dict[int, int] = {}
     for weight in list(weights(module)):
+        value = constant(module, weight)
+        found = recovered(value, integers)
         layers = list(weight.users)
-        found = recovered(constant(module, weight), integers)
+        if integers.kernels is not None and found is not None and all(map(is_product, layers)):
+            layers = [as_linear(module, layer) if layer.target is _CONV else layer for layer in layers]
         if found is None or any(stays(layer, convolutions) for layer in layers):
+            counts[_FLOAT] = counts.get(_FLOAT, 0) + value.numel()
             continue
-        data, scale, zero = (
-            getter(module, weight, f"{weight.name}_{name}", value)
-            for name, value in (
-                ("data", found.data),
-                ("scale", found.scale.reshape(-1)),
-                ("zero", torch.zeros(len(found.scale), dtype=torch.int64)),
-            )
-        )
+        counts[found.bits] = counts.get(found.bits, 0) + value.numel()
         for layer in layers:
-            given = (data, scale, zero, 0, -integers.largest, integers.largest, torch.int8)
+            if layer.target is _CONV and not is_channels_last(layer.args[0]):
+                layer.update_arg(0, in_channels_last(module, layer))
             with module.graph.inserting_before(layer):
                 layer.update_arg(0, rounded(layer))
-                layer.update_arg(1, module.graph.call_function(_QUANTIZED.dequantize_per_channel.default, given))
-            count += 1
+                layer.update_arg(1, dequantized(module, layer, found))
     prune(module)
-    return count
+    return counts
+
+
+def as_linear(module: GraphModule, layer: Node) -> Node:
+    """A convolution that looks at one place, as a linear layer of one row for each place.
+
+    Rows come of a matrix, which has one layout only: ExecuTorch takes maps in channels-last order.
+    """
+    graph, (n, _, height, width) = layer.graph, layer.args[0].meta["val"].shape  # type: ignore[union-attr]
+    outputs, inputs = layer.args[1].meta["val"].shape[:2]  # type: ignore[union-attr]
+    with graph.inserting_before(layer):
+        rows = graph.call_function(_ATEN.permute.default, (layer.args[0], [0, 2, 3, 1]))
+        rows = graph.call_function(_ATEN.reshape.default, (rows, [-1, inputs]))
+        matrix = graph.call_function(_ATEN.reshape.default, (layer.args[1], [outputs, inputs]))
+        linear = graph.call_function(_ATEN.linear.default, (rows, matrix, *layer.args[2:3]))
+        made = graph.call_function(_ATEN.reshape.default, (linear, [n, height, width, outputs]))
+        made = graph.call_function(_ATEN.permute.default, (made, [0, 3, 1, 2]))
+    made.meta["val"] = layer.meta["val"]
+    layer.replace_all_uses_with(made)
+    graph.erase_node(layer)
+    return linear
+
+
+def dequantized(module: GraphModule, layer: Node, found: Quantized) -> Node:
+    """The weight of a layer as integers times scales, in the form that stands for their number of bits."""
+    data = found.data.flatten(1) if layer.target is _LINEAR else found.data
+    scale, blocks = found.scale.flatten(1), found.scale.shape[1]
+    lowest, highest = (-8, 7) if found.bits == _FOUR else (-(2 ** (found.bits - 1)) + 1, 2 ** (found.bits - 1) - 1)
+    kept = [getter(module, layer, "data", data)]
+    if blocks > 1 or (found.bits == _FOUR and data.shape[1] % _BLOCK == 0):
+        zero = torch.zeros_like(scale, dtype=torch.int64)
+        kept += [getter(module, layer, "scale", scale), getter(module, layer, "zero", zero)]
+        more = (lowest, highest, torch.int8, data.shape[1] // blocks, torch.float32)
+        return layer.graph.call_function(_QUANTIZED.dequantize_per_channel_group.default, (*kept, *more))
+    zero = torch.zeros(len(scale), dtype=torch.int64)
+    kept += [getter(module, layer, "scale", scale.reshape(-1)), getter(module, layer, "zero", zero)]
+    along = (0, lowest, highest, torch.int8)
+    return layer.graph.call_function(_QUANTIZED.dequantize_per_channel.default, (*kept, *along))
+
+
+def is_channels_last(node: Any) -> bool:
+    """Whether ExecuTorch keeps a map in channels-last order for sure: what a convolution gave, and sums and curves."""
+    if not isinstance(node, Node):
+        return False
+    if node.target in _POINTWISE:
+        return all(map(is_channels_last, node.all_input_nodes))
+    return node.target is _CONV
+
+
+def in_channels_last(module: GraphModule, layer: Node) -> Node:
+    """What a convolution takes, behind an operation that makes ExecuTorch 1.5.1 put it in channels-last order.
+
+    Its pass that does so (backends/xnnpack/_passes/channels_last_tagged_reshape_pass.py, ``input_to_nhwc``) does it to
+    what is rounded as it comes where the program begins, and with it to all that lies between. A PReLU of slope 1
+    changes nothing, and is put in that order where it stands.
+    """
+    source = layer.args[0]
+    assert isinstance(source, Node)
+    ones = getter(module, layer, "slope", torch.ones(source.meta["val"].shape[1]))
+    with module.graph.inserting_before(layer):
+        kept = module.graph.call_function(_ATEN.prelu.default, (source, ones))
+    kept.meta["val"] = source.meta["val"]
+    return kept
 
 
 def stays(layer: Node, convolutions: bool) -> bool:
@@ -60,10 +145,10 @@ def is_depthwise(layer: Node) -> bool:
     return layer.target is _CONV and layer.args[1].meta["val"].shape[1] == 1  # type: ignore[union-attr]
 
 
-def getter(module: GraphModule, weight: Node, name: str, value: torch.Tensor) -> Node:
-    """A constant, read where the weight is."""
-    with module.graph.inserting_before(weight):
-        return module.graph.get_attr(attach(module, name, value))
+def getter(module: GraphModule, layer: Node, name: str, value: torch.Tensor) -> Node:
+    """A constant, read where a layer is."""
+    with module.graph.inserting_before(layer):
+        return module.graph.get_attr(attach(module, f"{layer.name}_{name}", value.contiguous()))
 
 
 def rounded(layer: Node) -> Node:

@@ -164,7 +164,7 @@ def run_simulate(job: SimulateJob) -> Any:
     from lvexport.capture import evaluate
     from lvexport.converters.activations import simulated
 
-    return evaluate(simulated(torch.export.load(job.program)), job.inputs, job.out)
+    return evaluate(simulated(torch.export.load(job.program), job.weights), job.inputs, job.out)
 
 
 def run_artifact(job: RunJob) -> Any:

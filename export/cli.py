@@ -153,7 +153,7 @@ def export(
     to
         Targets, with commas: coreml, tflite, executorch, onnx, coreai, executorch:coreml.
     quantize
-        Recipes, with commas: fp32, fp16, w8, w4, w8a8, mixed (lvexport list recipes).
+        Recipes, with commas: fp32, fp16, w8, w4, w8a8, w8a16, mixed (lvexport list recipes).
     min_ios
         Core ML: oldest iOS that has to load the package, 15 to 18 (17).
     io

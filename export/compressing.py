@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,35 +37,50 @@ class Compressed:
     sqnr_db: float | None = None
 
 
-def compress(shop: Workshop, source: Source, program: Path, recipe: str, sampled: Sample, dynamic: bool) -> Compressed:
-    """Round the weights of a captured program as a recipe says, and run it over the sample."""
-    weights = RECIPES[recipe].weights
-    assert weights is not None
-    rounded, out = shop.folder / f"program-{recipe}.pt2", shop.folder / f"reference-{recipe}.safetensors"
+def compress(shop: Workshop, source: Source, program: Path, of: Rounding, sampled: Sample, dynamic: bool) -> Compressed:
+    """Round the weights of a captured program, and run it over the sample."""
+    weights, name = of.weights, of.name
+    rounded, out = shop.folder / f"program-{name}.pt2", shop.folder / f"reference-{name}.safetensors"
     shop.do(CompressJob(program, weights, rounded))
     shop.do(ReferenceJob(replace(source, kind="program", spec=str(rounded)), sampled.inputs, out))
     references = load_outputs(out)
     if not dynamic:
-        return Compressed(rounded, references, recipe)
-    simulated = shop.folder / f"reference-{recipe}-dynamic.safetensors"
-    shop.do(SimulateJob(rounded, sampled.inputs, simulated))
-    return Compressed(rounded, references, recipe, load_outputs(simulated))
+        return Compressed(rounded, references, name)
+    simulated = shop.folder / f"reference-{name}-dynamic.safetensors"
+    shop.do(SimulateJob(rounded, weights, sampled.inputs, simulated))
+    return Compressed(rounded, references, name, load_outputs(simulated))
 
 
-def simulation(recipe: str) -> str:
-    """The name under which outputs with rounded activations stand beside those of the recipe."""
-    return f"{recipe}-dynamic"
+@dataclass(frozen=True)
+class Rounding:
+    """What weights are rounded to. ``name``: that of the network with such weights."""
+
+    name: str
+    weights: Integers
+
+
+def rounding(target: str, recipe: str) -> Rounding | None:
+    """How a target's recipe rounds weights, and nothing else; None where it does not.
+
+    The network has the recipe's name where the target rounds as the recipe does everywhere, else also the target's.
+    """
+    if calibrated(recipe) or integers(recipe) is None:
+        return None
+    found = CONVERTERS[target].recipes.get(recipe) if target in CONVERTERS else None
+    weights = integers(recipe) if found is None else found.weights
+    assert weights is not None
+    return Rounding(recipe if weights == integers(recipe) else f"{recipe}-{target.replace(':', '-')}", weights)
+
+
+def simulation(network: str) -> str:
+    """The name under which outputs with rounded activations stand beside those of a network."""
+    return f"{network}-dynamic"
 
 
 def dynamic(target: str, recipe: str, options: Mapping[str, str]) -> bool:
     """Whether an artifact rounds activations to 8 bits as they come."""
     found = CONVERTERS[target].recipes.get(recipe) if target in CONVERTERS else None
     return found is not None and rounds_activations(found, options)
-
-
-def compressing(recipes: Iterable[str]) -> list[str]:
-    """Those of the recipes that round weights to integers, and nothing else."""
-    return [name for name in dict.fromkeys(recipes) if integers(name) is not None and not calibrated(name)]
 
 
 def calibrated(recipe: str) -> bool:

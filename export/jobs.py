@@ -92,9 +92,13 @@ class ReferenceJob:
 
 @dataclass(frozen=True)
 class SimulateJob:
-    """Run a program with rounded weights over the inputs, with what its layers take rounded to 8 bits as it comes."""
+    """Run a program with rounded weights over the inputs, with what its layers take rounded to 8 bits as it comes.
+
+    ``weights``: what those were rounded to.
+    """
 
     program: Path
+    weights: Integers
     inputs: Inputs
     out: Path
     kind: Literal["simulate"] = "simulate"

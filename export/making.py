@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from lvexport import files, tuning
 from lvexport.calibration import Calibration
-from lvexport.compressing import Compressed, calibrated, compress
+from lvexport.compressing import Compressed, calibrated, compress, rounding
 from lvexport.converters.contract import Captured, Notes
 from lvexport.errors import CellError, LvexportError, NotRunError
 from lvexport.feeding import load_outputs
@@ -69,7 +69,7 @@ class Made:
 class Making:
     """What all cells of one call share. ``calibration`` is there where a recipe rounds activations to fixed grids.
 
-    ``simulated``: recipes of which an artifact rounds them as they come.
+    ``simulated``: networks with rounded weights of which an artifact rounds them as they come.
     """
 
     plan: Plan
@@ -114,8 +114,9 @@ class Making:
         self.report(what, "running")
         source = self.original.capture.source
         if self.calibration is None or not calibrated(cell.recipe):
-            simulate = cell.recipe in self.simulated
-            made = compress(self.shop, source, self.original.program, cell.recipe, self.sampled, simulate)
+            of = rounding(cell.target, cell.recipe)
+            assert of is not None
+            made = compress(self.shop, source, self.original.program, of, self.sampled, of.name in self.simulated)
         else:
             program = Program(self.original.program, source)
             made = quantize(self.shop, program, self.plan, cell, self.calibration, self.sampled, kept)

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from lvexport import bundle, files, golden, machine
 from lvexport.bundle import Bundle
 from lvexport.calibration import Calibration, lay_down
-from lvexport.compressing import Compressed, calibrated, compressing, dynamic, simulation
+from lvexport.compressing import Compressed, calibrated, dynamic, rounding, simulation
 from lvexport.converters.contract import BUDGET, Budget, Notes, Recipe
 from lvexport.documents import describe_original, same_original, tensor_specs
 from lvexport.errors import LvexportError
@@ -195,10 +195,14 @@ def calibrate(plan: Plan, original: Original, cells: Sequence[Cell], shop: Works
 
 
 def simulated(plan: Plan, manifest: Manifest) -> frozenset[str]:
-    """The recipes of which an artifact rounds activations as they come."""
+    """The networks with rounded weights of which an artifact rounds activations as they come."""
     both = [(c.target, c.recipe, dict(c.options)) for c in plan.cells]
     both += [(a.target, a.recipe, a.options) for a in manifest.artifacts]
-    return frozenset(recipe for target, recipe, options in both if dynamic(target, recipe, options))
+    return frozenset(
+        of.name
+        for target, recipe, options in both
+        if dynamic(target, recipe, options) and (of := rounding(target, recipe)) is not None
+    )
 
 
 def answers(network: Compressed) -> dict[str, Sequence[Array]]:
@@ -220,8 +224,8 @@ def rounded_networks(plan: Plan, wanted: Sequence[Cell], manifest: Manifest) -> 
     Also those of artifacts that are there already and only whose weights are rounded: they are in the golden vectors.
     """
     found = {name: cell for cell in wanted if (name := network_of(plan, cell)) is not None}
-    present = compressing(a.recipe for a in manifest.artifacts)
-    return {recipe: Cell("coreml", recipe, ()) for recipe in present} | found
+    there = [(of.name, a) for a in manifest.artifacts if (of := rounding(a.target, a.recipe)) is not None]
+    return {name: Cell(a.target, a.recipe, ()) for name, a in there} | found
 
 
 def kept_layers(final: Path, manifest: Manifest) -> dict[str, Array]:

@@ -168,8 +168,8 @@ def value_of(recipe: Recipe, target: str, name: str, choice: Choice, typed: Mapp
     if value not in fitting and (name in recipe.requires or not choice.takes(value)):
         flag = f"--{name.replace('_', '-')}"
         raise UsageError(
-            f"{target} {recipe.name} needs {flag} {' or '.join(sorted(fitting))}, not {value}: what it stores cannot "
-            f"be loaded with less. Leave {flag} out, or choose another recipe."
+            f"{target} {recipe.name} needs {flag} {' or '.join(sorted(fitting))}, not {value}: what it stores is "
+            f"loaded and computed with in no other way. Leave {flag} out, or choose another recipe."
         )
     return value
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lvexport.calibration import Calibration
-from lvexport.compressing import Compressed
+from lvexport.compressing import Compressed, rounding
 from lvexport.converters.quantization.settings import Settings
 from lvexport.converters.recipes import RECIPES
 from lvexport.feeding import load_outputs
@@ -44,7 +44,8 @@ def network_of(plan: Plan, cell: Cell, kept: int = 0) -> str | None:
     """The name of the rounded network that a cell is made from; None for a cell in floating point."""
     recipe = RECIPES[cell.recipe]
     if recipe.activations is None:
-        return None if recipe.weights is None else cell.recipe
+        found = rounding(cell.target, cell.recipe)
+        return None if found is None else found.name
     parts = [plan.rewrites(cell), asdict(settings_of(plan, cell, kept)), plan.calibration_digest]
     return f"{cell.recipe}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]}"
 

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from lvexport import bundle, files, golden
 from lvexport.bundle import Bundle
-from lvexport.compressing import compress, compressing, dynamic, simulation
+from lvexport.compressing import Rounding, compress, dynamic, rounding, simulation
 from lvexport.converters.contract import TensorSpec
 from lvexport.converters.recipes import RECIPES
 from lvexport.converters.registry import CONVERTERS
@@ -74,7 +74,7 @@ class Subject:
 class Baseline:
     """The original's side of the comparison. ``depth`` is that of ``ModelInfo``; ``labels`` name its classes.
 
-    ``networks``: recipe → what the original answers with the weights that this recipe rounds; :func:`simulation` of it
+    ``networks``: name → what the network with rounded weights of that name answers; :func:`simulation` of it
     → with activations rounded too.
     """
 
@@ -205,7 +205,7 @@ def against_golden(subject: Subject, manifest: Manifest, shop: Workshop) -> Base
 
 def names_of_networks(subject: Subject) -> list[str]:
     """Under which golden vectors have what the artifacts' rounded networks answer."""
-    names = dict.fromkeys(a.network or a.recipe for a in subject.artifacts if compressed(a))
+    names = dict.fromkeys(network_of(a) for a in subject.artifacts if compressed(a))
     return [*names, *map(simulation, names)]
 
 
@@ -234,16 +234,31 @@ def against_model(subject: Subject, request: Request, shop: Workshop, report: Re
     out = shop.folder / "reference.safetensors"
     shop.do(ReferenceJob(capture.source, sampled.inputs, out, capture.state_digest))
     networks: dict[str, list[Array]] = {}
-    for recipe in compressing(a.recipe for a in subject.artifacts):
-        rounding = any(dynamic(a.target, a.recipe, a.options) for a in subject.artifacts if a.recipe == recipe)
-        found = compress(shop, capture.source, program, recipe, sampled, rounding)
-        networks[recipe] = found.references
-        networks |= {} if found.dynamic is None else {simulation(recipe): found.dynamic}
+    for of, as_they_come in roundings_of(subject).items():
+        found = compress(shop, capture.source, program, of, sampled, as_they_come)
+        networks[of.name] = found.references
+        networks |= {} if found.dynamic is None else {simulation(of.name): found.dynamic}
     report("original", "done")
     manifest = subject.manifest or describe_original(Plan(source, (), subject.folder), capture)
     origin = f"{sampled.origin}, against {request.against}"
     judged_by = Sample(sampled.inputs, sampled.labels, origin)
     return manifest, Baseline(judged_by, load_outputs(out), capture.depth, capture.source.labels, networks)
+
+
+def roundings_of(subject: Subject) -> dict[Rounding, bool]:
+    """How weights of the artifacts were rounded → whether one with such weights rounds activations as they come."""
+    found: dict[Rounding, bool] = {}
+    for a in subject.artifacts:
+        of = rounding(a.target, a.recipe)
+        if of is not None:
+            found[of] = found.get(of, False) or dynamic(a.target, a.recipe, a.options)
+    return found
+
+
+def network_of(artifact: ArtifactInfo) -> str:
+    """The name of the rounded network that an artifact was made from."""
+    of = rounding(artifact.target, artifact.recipe)
+    return artifact.network or (artifact.recipe if of is None else of.name)
 
 
 def size_in_manifest(manifest: Manifest) -> int:
@@ -323,7 +338,7 @@ def layers_of(folder: Path, artifact: ArtifactInfo, shop: Workshop) -> Path | No
 
 def judged(artifact: ArtifactInfo, run: RunResult, outputs: Sequence[Array], baseline: Baseline) -> ArtifactInfo:
     recipe, labels = CONVERTERS[artifact.target].recipes[artifact.recipe], baseline.sample.labels
-    networks = baseline.networks.get(artifact.network or artifact.recipe)
+    networks = baseline.networks.get(network_of(artifact))
     if recipe.activations is not None and networks is None:
         raise LvexportError(
             f"what {artifact.recipe} rounds follows from calibration, which the model to compare with does not tell. "
@@ -334,8 +349,8 @@ def judged(artifact: ArtifactInfo, run: RunResult, outputs: Sequence[Array], bas
             f"the golden vectors have no outputs for {artifact.recipe}. Make the bundle again, or name the original "
             "with --against MODEL"
         )
-    rounding = dynamic(artifact.target, artifact.recipe, artifact.options)
-    simulated = baseline.networks.get(simulation(artifact.recipe)) if rounding else None
+    as_they_come = dynamic(artifact.target, artifact.recipe, artifact.options)
+    simulated = baseline.networks.get(simulation(network_of(artifact))) if as_they_come else None
     rounded = None if networks is None else Roundings(networks, simulated)
     verdict = judge_run(baseline.references, outputs, run, labels, recipe, baseline.depth, rounded)
     wrong = mislabelled(baseline.labels, run.labels) or overspent(artifact.verdict)

@@ -89,7 +89,8 @@ def _onnx(artifact: Path, layer: Layer) -> None:
         scales = numpy_helper.to_array(constants[scaled.input[1]])
         if scales.shape == layer.scales.shape and np.allclose(scales, layer.scales, rtol=1e-6):
             reading = producers[node.input[0]]
-            moved = numpy_helper.to_array(constants[reading.input[2]]) + np.int8(1)
+            points = numpy_helper.to_array(constants[reading.input[2]])
+            moved = points + points.dtype.type(1)
             model.graph.initializer.append(numpy_helper.from_array(moved, "moved"))
             reading.input[2] = "moved"
             onnx.save(model, str(artifact))

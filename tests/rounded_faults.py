@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from lvexport.converters.compression import Quantized, compress, requantize, weights
+from lvexport.converters.compression import Quantized, compress, recovered, weights
 from lvexport.converters.derived import constant
 from lvexport.converters.recipes import RECIPES
+from lvexport.converters.registry import CONVERTERS
 from lvexport.models.build import build
 
 SHIFT = 3  # of a zero point
@@ -24,40 +25,45 @@ LAYOUTS: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (lambda rows: rows
 
 
 @cache
-def rounded(recipe: str) -> tuple[Quantized, ...]:
-    """The square weights of the demo network, as the recipe rounds them; for these any axis fits."""
-    integers = RECIPES[recipe].weights
+def rounded(recipe: str, target: str | None = None) -> tuple[Quantized, ...]:
+    """The square weights of the demo network, as the recipe rounds them, or a target's; for these any axis fits."""
+    integers = (RECIPES if target is None else CONVERTERS[target].recipes)[recipe].weights
     assert integers is not None
     program = torch.export.export(build("mobilevit_xxs", weights="demo").eval(), (torch.rand(1, 3, 64, 64),))
     module: Any = compress(program, integers).module()
-    found = (requantize(constant(module, node), integers) for node in weights(module))
-    return tuple(q for q in found if q.data.ndim == 2 and q.data.shape[0] == q.data.shape[1])
+    found = (recovered(constant(module, node), integers) for node in weights(module))
+    return tuple(q for q in found if q is not None and q.data.ndim == 2 and q.data.shape[0] == q.data.shape[1])
 
 
-def stored(data: torch.Tensor, bits: int) -> bytes:
+def stored(data: torch.Tensor, bits: int, offset: int = 0) -> bytes:
     """Integers as files have them: of four bits, the first of two in the lower half of a byte."""
-    flat = data.contiguous().numpy().reshape(-1)
+    flat = data.contiguous().numpy().reshape(-1) + np.int8(offset)
     return flat.tobytes() if bits == 8 else ((flat[0::2] & 15) | (flat[1::2] << 4)).astype(np.uint8).tobytes()
 
 
-def shifted(q: Quantized, largest: int) -> torch.Tensor:
+def shifted(q: Quantized) -> torch.Tensor:
     """The integers that mean what those of the weight mean with a wrong zero point."""
-    return (q.data + SHIFT).clamp(-largest, largest).to(torch.int8)
+    return clipped(q.data + SHIFT, q)
 
 
-def across(q: Quantized, largest: int) -> torch.Tensor:
+def across(q: Quantized) -> torch.Tensor:
     """The integers that mean, with scales of the rows, what those of the weight mean with the scales as of columns."""
     scale = q.scale.repeat_interleave(q.data.shape[1] // q.scale.shape[1], dim=1)
-    return (q.data * scale.T / scale).round().clamp(-largest, largest).to(torch.int8)
+    return clipped((q.data * scale.T / scale).round(), q)
 
 
-def replace_integers(file: Path, recipe: str, change: Callable[[Quantized, int], torch.Tensor]) -> None:
-    """Change the integers of a weight where they lie in the file."""
-    integers = RECIPES[recipe].weights
-    assert integers is not None
+def clipped(data: torch.Tensor, q: Quantized) -> torch.Tensor:
+    largest = 2 ** (q.bits - 1) - 1
+    return data.clamp(-largest, largest).to(torch.int8)
+
+
+def replace_integers(
+    file: Path, recipe: str, change: Callable[[Quantized], torch.Tensor], target: str | None = None, offset: int = 0
+) -> None:
+    """Change the integers of a weight where they lie in the file. ``offset``: of each, there."""
     content = bytearray(file.read_bytes())
-    for q, turn in product(rounded(recipe), LAYOUTS):
-        old, new = (stored(turn(data), integers.bits) for data in (q.data, change(q, integers.largest)))
+    for q, turn in product(rounded(recipe, target), LAYOUTS):
+        old, new = (stored(turn(data), q.bits, offset) for data in (q.data, change(q)))
         at = content.find(old)
         if at >= 0:
             assert new != old
@@ -87,6 +93,30 @@ def swap_floats(file: Path, recipe: str) -> None:
             file.write_bytes(content)
             return
     raise AssertionError(f"no scales of the network were found in {file}")
+
+
+def swap_scales_of_blocks(file: Path, target: str, kind: torch.dtype) -> None:
+    """Swap two scales of a weight in blocks of 4-bit integers, numbers of 16 bits, where they lie in the file."""
+    content = bytearray(file.read_bytes())
+    for q in rounded("w4", target):
+        scale = q.scale.flatten(1).contiguous()
+        old = scale.to(kind).view(torch.int16).numpy().tobytes()
+        if scale.shape[1] > 1 and (at := content.find(old)) >= 0:
+            changed = scale.numpy().copy()
+            swap(changed)
+            content[at : at + len(old)] = torch.from_numpy(changed).to(kind).view(torch.int16).numpy().tobytes()
+            file.write_bytes(content)
+            return
+    raise AssertionError(f"no scales of blocks were found in {file}")
+
+
+def four_bits(target: str, kind: torch.dtype, offset: int) -> dict[str, Callable[[Path], None]]:
+    """Faults of a target that rounds in its own way. ``kind``: of blocks' scales; ``offset``: added to integers."""
+    return {
+        "zero point": lambda a: replace_integers(a, "w4", shifted, target, offset),
+        "swapped scales": lambda a: swap_scales_of_blocks(a, target, kind),
+        "axis": lambda a: replace_integers(a, "w4", across, target, offset),
+    }
 
 
 def in_asset(change: Callable[[Path], None]) -> Callable[[Path], None]:
@@ -186,6 +216,8 @@ FAULTS: dict[tuple[str, str], dict[str, Callable[[Path], None]]] = {
         }
         for target, recipe in (("onnx", "w8"), ("onnx", "w4"), ("tflite", "w8"), ("executorch", "w8"))
     },
+    ("tflite", "w4"): four_bits("tflite", torch.float16, 0),
+    ("executorch", "w4"): four_bits("executorch", torch.bfloat16, 8),
     **{
         ("coreai", recipe): {
             "zero point": in_asset(lambda a, r=recipe: replace_integers(a, r, shifted)),  # type: ignore[misc]

@@ -14,7 +14,8 @@ from torch import Tensor
 from lvexport.converters.quantization.grids import spanning
 
 BINS = 2048
-PERCENTILE = 0.9999  # of the numbers lie within the range, half of the others on either side
+PERCENTILE = 0.9999  # of the numbers lie within the range of a grid of 8 bits, half of the others on either side
+_BITS = 8
 _SHARES = tuple(0.97**i for i in range(100))  # of the largest magnitude, that are tried
 _NEVER = 1e-12  # the probability of what was never seen
 Range = tuple[float, float]
@@ -40,9 +41,9 @@ def min_max(seen: Seen, bits: int) -> Range:
 
 
 def percentile(seen: Seen, bits: int) -> Range:
-    """Without the outermost few numbers."""
+    """Without the outermost few numbers: the fewer, the finer the steps of the grid are."""
     below = seen.counts.cumsum(0) / seen.counts.sum()
-    rest = (1 - PERCENTILE) / 2
+    rest = (1 - PERCENTILE) / 2 / 2 ** max(bits - _BITS, 0)
     first, last = int((below < rest).sum()), int((below < 1 - rest).sum())
     width = (seen.high - seen.low) / BINS
     return seen.low + width * first, seen.low + width * min(last + 1, BINS)

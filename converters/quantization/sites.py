@@ -43,11 +43,12 @@ def sites(module: GraphModule) -> list[Site]:
             assert weight is not None
             if len(weight) == 1:  # a mean, such as the variance in a normalisation: few products, and a wide range
                 continue
-            found.append(Site(node, node.args[0], _output(node), _macs(node, weight.shape), weight.numel()))  # type: ignore[arg-type]
+            found.append(Site(node, node.args[0], output(node), _macs(node, weight.shape), weight.numel()))  # type: ignore[arg-type]
     return found
 
 
-def _output(node: Node) -> Node:
+def output(node: Node) -> Node:
+    """What a layer gives, behind an activation that clips only."""
     users = list(node.users)
     return users[0] if len(users) == 1 and is_call(users[0], *CLIPS) else node
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lvexport.converters.compression import block_of, blocks, compress, quantize, requantize, weights
+from lvexport.converters.compression import block_of, blocks, compress, quantize, recovered, requantize, weights
 from lvexport.converters.contract import Integers
+from lvexport.converters.derived import constant
 from lvexport.converters.recipes import RECIPES
 from lvexport.converters.registry import CONVERTERS
 
 W8, W4 = Integers(8), Integers(4, 32)
+WHOLE = Integers(4, 32, True, kernels=Integers(4), grouped=Integers(8))
 SHAPES = [(24, 96), (16, 48, 3, 3), (240, 1, 3, 3)]
 
 
@@ -28,6 +32,11 @@ def weight(shape: tuple[int, ...], seed: int = 0) -> Tensor:
 def test_blocks_divide_the_channels(channels: int, block: int) -> None:
     assert block_of(channels, W4) == block
     assert block_of(channels, W8) == channels
+
+
+@pytest.mark.parametrize(("channels", "block"), [(64, 32), (96, 32), (48, 48), (80, 80), (32, 32), (16, 16)])
+def test_whole_blocks_are_of_one_size_or_none(channels: int, block: int) -> None:
+    assert block_of(channels, WHOLE) == block
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -93,9 +102,46 @@ def test_programs_are_rounded_after_batch_normalisation_is_folded() -> None:
     assert 1e-7 < error < 1e-3
 
 
+class Kinds(nn.Module):
+    """One layer of each kind that weights may be rounded apart for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.point, self.odd = nn.Conv2d(32, 96, 1), nn.Conv2d(96, 48, 1)
+        self.strided, self.kernel = nn.Conv2d(48, 64, 1, stride=2), nn.Conv2d(64, 64, 3)
+        self.groups, self.last = nn.Conv2d(64, 64, 3, groups=2), nn.Linear(64, 48)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.groups(self.kernel(self.strided(self.odd(self.point(x)))))
+        return self.last(maps.mean((2, 3)))
+
+
+def test_each_kind_of_layer_is_rounded_to_its_own_form() -> None:
+    torch.manual_seed(0)
+    made: Any = compress(torch.export.export(Kinds().eval(), (torch.rand(1, 32, 12, 12),)), WHOLE).module()
+    found = {}
+    for node in weights(made):
+        quantized = recovered(constant(made, node), WHOLE)
+        assert quantized is not None
+        found[str(node.target).split(".")[0]] = quantized.bits, quantized.scale.shape[1]
+    assert found == {
+        "point": (4, 1),
+        "odd": (4, 3),
+        "strided": (4, 1),
+        "kernel": (4, 1),
+        "groups": (8, 1),
+        "last": (4, 2),
+    }
+
+
+def test_a_weight_that_was_not_rounded_is_not_taken_for_one() -> None:
+    assert recovered(weight((64, 96)), WHOLE) is None
+
+
 @pytest.mark.parametrize("target", CONVERTERS)
 def test_every_target_has_each_recipe_or_says_why_not(target: str) -> None:
     converter = CONVERTERS[target]
     assert [name for name in RECIPES if name in converter.recipes or name in converter.refusals] == list(RECIPES)
     assert not set(converter.recipes) & set(converter.refusals)
-    assert all(recipe.weights == RECIPES[name].weights for name, recipe in converter.recipes.items())
+    apart = {name for name, recipe in converter.recipes.items() if recipe.weights != RECIPES[name].weights}
+    assert apart == ({"w4"} if target in ("tflite", "executorch") else set())

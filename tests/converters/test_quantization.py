@@ -90,6 +90,15 @@ def test_observers_find_a_range_that_serves(name: str) -> None:
     assert (span[1] == high) == (name == "min-max")
 
 
+def test_fine_steps_cut_less_off() -> None:
+    numbers = torch.cat([torch.randn(100_000, generator=torch.Generator().manual_seed(0)), torch.tensor([9.0])])
+    low, high = float(numbers.min()), float(numbers.max())
+    seen = Seen(low, high, torch.histc(numbers, BINS, low, high).double())
+    coarse, fine = (OBSERVERS["percentile"](seen, bits) for bits in (8, 16))
+    assert coarse[1] < 6
+    assert fine == pytest.approx((low, high))
+
+
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 60))
 def test_the_fewest_are_found(least: int, threshold: int, most: int) -> None:
     asked: list[int] = []

@@ -13,11 +13,12 @@ from lvexport import golden
 from lvexport.bundle import GOLDEN
 from lvexport.errors import UsageError
 from lvexport.manifest import ArtifactInfo
-from lvexport.validation.integers.layers import unpacked
-from tests.integer_faults import FAULTS, Fault, accept
+from lvexport.validation.integers.layers import Layer, unpacked
+from tests.integer_faults import FAULTS, Fault, accept, wrong_zero_point
 from tests.networks import SIDE, small, with_outliers
 
 TARGETS = ("coreml", "executorch", "onnx", "tflite")
+WIDE_TARGETS = ("onnx", "tflite", "tflm")
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +27,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> lvexport.Bundle:
     out = tmp_path_factory.mktemp("integers")
     network = with_outliers(small(), 3)
     return lvexport.export(network, TARGETS, ["mixed"], imgsz=SIDE, samples=300, output=out, name="small")
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> lvexport.Bundle:
+    """Activations of 16 bits."""
+    out = tmp_path_factory.mktemp("wide")
+    return lvexport.export(small(), WIDE_TARGETS, ["w8a16"], imgsz=SIDE, samples=100, output=out, name="small")
 
 
 def row(bundle: lvexport.Bundle, target: str) -> ArtifactInfo:
@@ -73,6 +81,16 @@ def test_sigmoids_between_layers_are_of_integers(made: lvexport.Bundle) -> None:
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_fault_in_one_layer_is_named(made: lvexport.Bundle, target: str, fault: Fault, tmp_path: Path) -> None:
+    judged, layer = with_fault(made, target, fault, tmp_path)
+    assert judged.status == "failed"
+    assert judged.verdict is not None
+    assert judged.verdict.compression is not None
+    assert judged.verdict.compression.layers is not None
+    assert layer.name in judged.verdict.compression.layers.wrong
+
+
+def with_fault(made: lvexport.Bundle, target: str, fault: Fault, tmp_path: Path) -> tuple[ArtifactInfo, Layer]:
+    """What is found of a copy of an artifact in which one layer is broken, and that layer."""
     folder = tmp_path / "bundle"
     shutil.copytree(made.path, folder)
     found = row(made, target)
@@ -80,15 +98,67 @@ def test_a_fault_in_one_layer_is_named(made: lvexport.Bundle, target: str, fault
     assert found.network is not None
     layers = unpacked(golden.layers(folder / GOLDEN, found.network))
     shifted = [layer for layer in layers if layer.given is not None and layer.given[1] not in (0, -128)]
-    layer = max(shifted, key=lambda one: len(np.unique(one.scales)))
+    layer = max(shifted or layers, key=lambda one: len(np.unique(one.scales)))
     fault(folder / found.path, layer)
     accept(folder, found.path)
-    judged = lvexport.verify(folder / found.path).results[0]
+    return lvexport.verify(folder / found.path).results[0], layer
+
+
+@pytest.mark.parametrize("target", WIDE_TARGETS)
+def test_sixteen_bits_are_nearer_than_eight_can_be(wide: lvexport.Bundle, target: str) -> None:
+    found = row(wide, target)
+    assert found.status == "ok", found.error
+    assert found.verdict is not None
+    compression = found.verdict.compression
+    assert compression is not None
+    assert compression.layers is not None
+    assert (compression.layers.found, compression.layers.wrong) == (compression.layers.expected, {})
+    assert compression.network_db > 41  # what weights of 8 bits leave
+    assert compression.sqnr_db > 75  # a number at half a step of 16 bits, now and then; of 8 bits, some 40 dB
+
+
+def test_kernels_of_sixteen_bits_compute_the_layers(wide: lvexport.Bundle) -> None:
+    from ai_edge_litert import schema_py_generated as schema
+
+    found = row(wide, "tflite")
+    assert found.path is not None
+    graph = schema.ModelT.InitFromPackedBuf((wide.path / found.path).read_bytes(), 0).subgraphs[0]
+    kinds = schema.TensorType
+    given = [[graph.tensors[i].type for i in (*o.inputs, *o.outputs)] for o in graph.operators]
+    whole = [kinds.INT16, kinds.INT8, kinds.INT64, kinds.INT16]
+    assert found.quantization is not None
+    assert given.count(whole) == found.quantization.layers
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("target", WIDE_TARGETS[:2])
+def test_a_fault_in_one_layer_of_sixteen_bits_is_named(
+    wide: lvexport.Bundle, target: str, fault: Fault, tmp_path: Path
+) -> None:
+    judged, layer = with_fault(wide, target, fault, tmp_path)
+    if (target, fault) == ("tflite", wrong_zero_point):  # which its kernels do not take
+        assert judged.status == "error"
+        assert judged.error is not None
+        assert "zero_point" in judged.error
+        return
     assert judged.status == "failed"
     assert judged.verdict is not None
     assert judged.verdict.compression is not None
     assert judged.verdict.compression.layers is not None
     assert layer.name in judged.verdict.compression.layers.wrong
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("executorch", "XNNPACK has no type for 16-bit activations"),
+        ("coreml", "quantize makes 8-bit integers and no others"),
+        ("coreai", "does not quantize the activations of this target"),
+    ],
+)
+def test_targets_without_sixteen_bits_say_why(target: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=words):
+        lvexport.export(small(), target, "w8a16", imgsz=SIDE, output=tmp_path, name="small")
 
 
 def test_a_bundle_is_verified_again(made: lvexport.Bundle) -> None:

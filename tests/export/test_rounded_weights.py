@@ -15,7 +15,7 @@ from tests.faults import record_again
 from tests.rounded_faults import FAULTS
 
 TARGETS = ("coreml", "coreai", "onnx")  # in both recipes
-DYNAMIC = ("tflite", "executorch")  # in w8, with activations rounded as they come
+DYNAMIC = ("tflite", "executorch")  # in both, with activations rounded as they come
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def made(lvexport: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = lvexport(*typed, "--output", output)
     assert done.returncode == 0, done.stderr
     assert "as rounded" in done.stdout
-    typed = (*typed[:3], "--to", ",".join(DYNAMIC), "--quantize", "w8", "--samples", "20")
+    typed = (*typed[:3], "--to", ",".join(DYNAMIC), *typed[5:])
     done = lvexport(*typed, "--output", output)
     assert done.returncode == 0, done.stderr
     return output / "mobilevit_xxs-demo-64"
@@ -44,7 +44,7 @@ def test_both_questions_are_answered(made: Path) -> None:
         assert compression["within_budget"]
         # Arithmetic is half precision in Core ML's packages, and single elsewhere.
         if target in DYNAMIC:
-            assert 30 < compression["threshold_db"] < 60
+            assert 25 < compression["threshold_db"] < 60
         else:
             assert compression["threshold_db"] == pytest.approx(43.6 if target == "coreml" else 88.7, abs=0.1)
         assert compression["sqnr_db"] >= compression["threshold_db"]
@@ -54,9 +54,9 @@ def test_both_questions_are_answered(made: Path) -> None:
 
 def test_eight_bits_lose_less_than_four_and_take_more(made: Path) -> None:
     found = rows(made)
-    for target in TARGETS:
+    for target in (*TARGETS, *DYNAMIC):
         eight, four = found[target, "w8"], found[target, "w4"]
-        assert eight["verdict"]["sqnr_db"] > four["verdict"]["sqnr_db"] + 15
+        assert eight["verdict"]["sqnr_db"] > four["verdict"]["sqnr_db"] + (10 if target in DYNAMIC else 15)
         assert four["bytes"] < 0.75 * eight["bytes"]
 
 
@@ -113,8 +113,12 @@ def test_a_later_run_keeps_what_integers_are_judged_by(made: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
-        (("--to", "tflite", "--quantize", "w4"), "tflite has no recipe w4: LiteRT has no kernel for convolutions"),
-        (("--to", "executorch", "--quantize", "w4"), "executorch has no recipe w4: XNNPACK takes 4-bit integers"),
+        (
+            ("--to", "tflite", "--quantize", "w4", "--activations", "float"),
+            "tflite w4 needs --activations dynamic, not",
+        ),
+        (("--to", "tflite", "--quantize", "w8a16", "--int8-io", "yes"), "tflite w8a16 needs --int8-io no, not yes"),
+        (("--to", "executorch", "--quantize", "w8a16"), "executorch has no recipe w8a16: XNNPACK has no type"),
         (("--to", "coreml", "--quantize", "w4", "--min-ios", "16"), "coreml w4 needs --min-ios 18, not 16"),
         (("--to", "coreai", "--quantize", "8"), "coreai has no recipe w8a8: lvexport does not quantize"),
     ],

@@ -36,4 +36,4 @@ def layers(artifact: Path) -> Iterator[Layer]:
 
 def grid(detail: dict[str, Any]) -> Grid | None:
     scale, zero_point = detail["quantization"]
-    return (float(scale), int(zero_point)) if detail["dtype"] == np.int8 and scale else None
+    return (float(scale), int(zero_point)) if detail["dtype"] in (np.int8, np.int16) and scale else None
