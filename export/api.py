@@ -17,7 +17,7 @@ from lvexport.making import Report, silent
 from lvexport.models.preprocessing import Preprocessing
 from lvexport.models.provenance import Provenance, Weights
 from lvexport.overrides import NOTHING_SAID, Overrides
-from lvexport.plan import DEFAULT_OPTIMIZE, Plan, cells, known_observer, known_optimize
+from lvexport.plan import DEFAULT_OPTIMIZE, Plan, cells, known_front, known_observer, known_optimize
 from lvexport.source import DEFAULT_IMGSZ, Source, from_provenance, resolve
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def export(
     calibration: Given = None,
     observer: str = OBSERVER_NAMES[0],
     max_drop: float = 1.0,
+    front: int = 0,
     timeout: float = Limits.seconds,
     eval_data: str | Path | None = None,
     report: Report = silent,
@@ -59,7 +60,8 @@ def export(
     taken over. ``optimize``: how to rewrite for inference, ``default``, ``tune`` or ``none``. ``calibration``: what the
     ranges of integer activations follow from, a folder of pictures, an .npz, or arrays (n, …) as the model takes them;
     ``observer``: how, ``percentile``, ``mse``, ``min-max`` or ``entropy``. ``max_drop``: points of accuracy that
-    integers may cost. ``timeout``: seconds for each conversion or run. ``eval_data``: labelled pictures to measure
+    integers may cost; ``front``: how many other choices of layers are made and measured beside that which keeps it.
+    ``timeout``: seconds for each conversion or run. ``eval_data``: labelled pictures to measure
     accuracy on, as ``data`` for :func:`evaluate`. ``options``: of the targets, such as ``min_ios="16"``.
     Relative paths are from the working directory.
 
@@ -83,6 +85,7 @@ def export(
         held(calibration),
         known_observer(observer),
         Budget(max_drop / 100),
+        known_front(front),
         limits=Limits(timeout),
     )
     if eval_data is None:

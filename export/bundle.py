@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,8 +105,8 @@ def publish(final: Path, manifest: Manifest, new: Mapping[str, Path]) -> None:
     prepared = final.with_name(f".{final.name}.{os.getpid()}.new")
     files.remove(prepared)
     prepared.mkdir()
-    named = files_of(manifest.artifacts)
-    stale = files_of(read(final).results) - named if (final / MANIFEST).exists() else set()
+    named = files_of(manifest)
+    stale = files_of(read(final).manifest) - named if (final / MANIFEST).exists() else set()
     if final.exists():
         for entry in sorted(final.iterdir()):
             if entry.name not in {MANIFEST, CHECKSUMS, *new, *stale}:
@@ -119,9 +119,10 @@ def publish(final: Path, manifest: Manifest, new: Mapping[str, Path]) -> None:
     files.put_in_place(prepared, final)
 
 
-def files_of(artifacts: Iterable[ArtifactInfo]) -> set[str]:
-    """Artifacts that are there, and what goes with them."""
-    return {name for a in artifacts if a.path for name in (a.path, *a.beside)}
+def files_of(manifest: Manifest) -> set[str]:
+    """Artifacts that are there, what goes with them, and the picture of their fronts."""
+    pictures = set() if manifest.front is None else {manifest.front.path}
+    return pictures | {name for a in manifest.artifacts if a.path for name in (a.path, *a.beside)}
 
 
 def document(manifest: Manifest) -> str:

@@ -63,6 +63,9 @@ from lvexport.validation.contract import (
 )
 
 if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+    from lvexport.converters.quantization.settings import Assignment
     from lvexport.converters.quantization.switches import Switched
     from lvexport.validation.integers.layers import Comparison, Layer
 
@@ -95,7 +98,7 @@ def run_quantize(job: QuantizeJob) -> Any:
     import torch
     from safetensors.numpy import save_file
 
-    from lvexport.converters.quantization.quantize import Calibration, quantize
+    from lvexport.converters.quantization.quantize import Calibration, Others, quantize
     from lvexport.converters.rewrites.apply import rewritten
     from lvexport.feeding import tensors
     from lvexport.validation.integers.layers import packed
@@ -103,13 +106,22 @@ def run_quantize(job: QuantizeJob) -> Any:
     def batches(inputs: Inputs, most: int) -> list[tuple[Any, ...]]:
         return [tuple(map(torch.from_numpy, arrays)) for arrays in islice(tensors(inputs), most)]
 
+    others: list[tuple[Assignment, Path]] = []
+
+    def take(assignment: Assignment, program: ExportedProgram) -> None:
+        path = job.out.with_name(f"{job.out.stem}-{assignment.kept}-floating.pt2")
+        torch.export.save(program, path)
+        others.append((assignment, path))
+
     module, change = rewritten(torch.export.load(job.program), job.rewrites)
     labels = None if job.labels is None else torch.tensor(job.labels)
     calibration = Calibration(batches(job.calibration, job.calibration.count), labels)
-    program, integer, on = quantize(module, calibration, batches(job.evaluated, COVERAGE_SAMPLES), job.settings)
+    besides = None if job.others is None else Others(job.others, take)
+    judged_with = batches(job.evaluated, COVERAGE_SAMPLES)
+    program, integer, on = quantize(module, calibration, judged_with, job.settings, besides)
     torch.export.save(program, job.out)
     save_file(packed([as_read(switched) for switched in on]), job.layers)
-    return Rounded(integer, change if job.rewrites else None)
+    return Rounded(integer, change if job.rewrites else None, tuple(others))
 
 
 def as_read(switched: Switched) -> Layer:

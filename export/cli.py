@@ -127,6 +127,7 @@ def export(
     calib: Annotated[Path | None, Parameter(group=_WHAT)] = None,
     observer: Annotated[str, Parameter(group=_WHAT)] = "percentile",
     max_drop: Annotated[float, Parameter(group=_WHAT)] = 1.0,
+    front: Annotated[int, Parameter(group=_WHAT)] = 0,
     int8_io: Annotated[bool, Parameter(group=_WHAT, negative=())] = False,
     accelerator: Annotated[str | None, Parameter(group=_WHAT)] = None,
     sram: Annotated[int | None, Parameter(group=_WHAT)] = None,
@@ -169,6 +170,9 @@ def export(
         How they follow: percentile, mse, min-max or entropy.
     max_drop
         Points of accuracy that integers may cost; mixed leaves as many layers in floating point as that needs.
+    front
+        With mixed: how many other choices of layers to make and measure beside the one that keeps the budget, a
+        conversion each; single precision and all layers in integers are there without (0).
     int8_io
         TFLite with integer activations: take and give 8-bit integers.
     accelerator
@@ -197,7 +201,7 @@ def export(
     from lvexport.api import split
     from lvexport.converters.contract import Budget
     from lvexport.jobs import Limits
-    from lvexport.plan import Plan, cells, known_observer, known_optimize
+    from lvexport.plan import Plan, cells, known_front, known_observer, known_optimize
     from lvexport.render import export_result, progress
     from lvexport.source import resolve
 
@@ -221,6 +225,7 @@ def export(
         calib,
         known_observer(observer),
         Budget(max_drop / 100),
+        known_front(front),
         workers,
         limits,
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lvexport.converters.contract import Integers, rounds_activations
-from lvexport.converters.quantization.settings import Integer
+from lvexport.converters.quantization.settings import Assignment, Integer
 from lvexport.converters.recipes import RECIPES
 from lvexport.converters.registry import CONVERTERS
 from lvexport.feeding import load_outputs
@@ -24,8 +24,8 @@ class Compressed:
 
     ``dynamic``: what it makes with activations rounded as they come as well, where an artifact does so. ``integer``:
     which part of it integers compute, where activations are rounded to fixed grids; ``layers``: the file of what these
-    are made of. ``sqnr_db``: what rewriting it for
-    inference before left.
+    are made of. ``sqnr_db``: what rewriting it for inference before left. ``others``: programs with other assignments
+    of the layers, for the front.
     """
 
     program: Path
@@ -35,6 +35,7 @@ class Compressed:
     integer: Integer | None = None
     layers: Path | None = None
     sqnr_db: float | None = None
+    others: tuple[tuple[Assignment, Path], ...] = ()
 
 
 def compress(shop: Workshop, source: Source, program: Path, of: Rounding, sampled: Sample, dynamic: bool) -> Compressed:

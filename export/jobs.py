@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from lvexport.converters.contract import Captured, Integers, Normalisation, Notes, TensorSpec
-from lvexport.converters.quantization.settings import Integer, Settings
+from lvexport.converters.quantization.settings import Assignment, Integer, Settings
 from lvexport.source import Source
 from lvexport.validation.contract import Description, OpCost, Overflow
 from lvexport.validation.integers.layers import Comparison
@@ -55,6 +55,7 @@ class QuantizeJob:
 
     ``calibration``: the inputs that ranges, and the search, follow from, with their classes where they are known.
     ``evaluated``: those that the artifact will be judged with. ``layers``: where what each layer is made of is written.
+    ``others``: how many other assignments of layers are written besides, beyond that of all to integers; None for none.
     """
 
     program: Path
@@ -65,6 +66,7 @@ class QuantizeJob:
     evaluated: Inputs
     out: Path
     layers: Path
+    others: int | None = None
     kind: Literal["quantize"] = "quantize"
 
 
@@ -167,10 +169,14 @@ Job = (
 
 @dataclass(frozen=True)
 class Rounded:
-    """The answer to a QuantizeJob. ``sqnr_db``: what rewriting for inference left of the outputs; None without it."""
+    """The answer to a QuantizeJob. ``sqnr_db``: what rewriting for inference left of the outputs; None without it.
+
+    ``others``: the other assignments that were asked for, each with its program.
+    """
 
     integer: Integer
     sqnr_db: float | None
+    others: tuple[tuple[Assignment, Path], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lvexport import files, tuning
+from lvexport import files, fronts, tuning
 from lvexport.calibration import Calibration
 from lvexport.compressing import Compressed, calibrated, compress, rounding
 from lvexport.converters.contract import Captured, Notes
 from lvexport.errors import CellError, LvexportError, NotRunError
 from lvexport.feeding import load_outputs
+from lvexport.fronts import Contender
 from lvexport.inputs import Sample, normalisation
 from lvexport.jobs import NOTES, RUN_RESULT, Capture, ConvertJob, Inputs, ReferenceJob, RunJob, RunResult
 from lvexport.plan import DEFAULT_OPTIMIZE, Cell, Plan
@@ -49,7 +50,8 @@ class Original:
 class Made:
     """What became of one cell: an artifact with its measured outputs, or an error.
 
-    ``network``: the original with the roundings of its recipe, where that has any.
+    ``network``: the original with the roundings of its recipe, where that has any. ``contenders``: what it is measured
+    beside, where its layers were chosen by search.
     """
 
     cell: Cell
@@ -63,13 +65,15 @@ class Made:
     error: str | None = None
     log: str = ""
     not_run: bool = False
+    contenders: tuple[Contender, ...] = ()
 
 
 @dataclass(frozen=True)
 class Making:
     """What all cells of one call share. ``calibration`` is there where a recipe rounds activations to fixed grids.
 
-    ``simulated``: networks with rounded weights of which an artifact rounds them as they come.
+    ``simulated``: networks with rounded weights of which an artifact rounds them as they come. ``floating``: targets of
+    which the bundle has or gets an artifact in single precision.
     """
 
     plan: Plan
@@ -80,6 +84,7 @@ class Making:
     simulated: frozenset[str]
     work: Path
     report: Report
+    floating: frozenset[str] = frozenset()
     _calibrating: threading.Lock = field(default_factory=threading.Lock)
     _calibrated: list[list[Array]] = field(default_factory=list)  # one, once the first artifact asked for it
 
@@ -126,41 +131,58 @@ class Making:
     def make(self, cell: Cell, network: Future[Compressed] | None) -> Made:
         """Convert and run one cell; ``network`` is what the recipe makes of the original."""
         start = time.monotonic()
+        rejected: list[Contender] = []
         try:
             rounded = None if network is None else network.result()
             made = self.converted(cell, rounded)
             for _ in range(1, ATTEMPTS):
                 if not self.overspends(made):
                     break
+                rejected.append(fronts.set_aside(self, made))
                 made = self.converted(cell, self.rounded(cell, following(made)))
         except LvexportError as error:
             return failure(cell, "rounding", error, time.monotonic() - start)
         if made.error is not None:
             return made
-        made = replace(made, seconds=time.monotonic() - start)
-        return self.run(made)
+        made = self.run(replace(made, seconds=time.monotonic() - start))
+        if rounded is None or made.run is None or not fronts.wanted(cell):
+            return made
+        return replace(made, contenders=fronts.contenders(self, made, rejected, rounded))
 
     def converted(self, cell: Cell, network: Compressed | None) -> Made:
         """One cell converted, and not run yet."""
         self.report(cell.label, "converting")
-        plan, capture = self.plan, self.original.capture
+        plan = self.plan
         artifact = self.work / cell.file_name(plan.source.bundle_name)
         files.remove(artifact)
-        norm = normalisation(capture.source, capture.inputs)
-        program = self.original.program if network is None else network.program
-        captured = Captured(program, capture.inputs, capture.outputs, norm, capture.source.labels)
         try:
-            if network is not None and network.integer is not None:  # rewritten before it was rounded
-                notes, _ = convert(self.shop, cell, captured, artifact, (), plan.optimize)
-                return Made(cell, 0.0, artifact, replace(notes, sqnr_db=network.sqnr_db), plan.rewrites(cell), network)
             rewrites = plan.rewrites(cell)
-            if plan.optimize == "tune":
-                say = partial(self.report, cell.label)
-                rewrites = tuning.tune(self.shop, cell, captured, capture.digest, say).rewrites
-            notes, rewrites = convert(self.shop, cell, captured, artifact, rewrites, plan.optimize)
+            if plan.optimize == "tune" and not rewritten(network):
+                say, digest = partial(self.report, cell.label), self.original.capture.digest
+                rewrites = tuning.tune(self.shop, cell, self.captured(network), digest, say).rewrites
+            notes, rewrites = self.convert(cell, network, artifact, rewrites)
         except LvexportError as error:
             return failure(cell, "converting", error, 0.0)
         return Made(cell, 0.0, artifact, notes, rewrites, network)
+
+    def convert(
+        self, cell: Cell, network: Compressed | None, artifact: Path, rewrites: tuple[str, ...] | None = None
+    ) -> tuple[Notes, tuple[str, ...]]:
+        """Write a cell's artifact; the converter's notes, and how the program was rewritten: as the table says, or
+        by ``rewrites``. Raises LvexportError."""
+        plan, captured = self.plan, self.captured(network)
+        asked = plan.rewrites(cell) if rewrites is None else rewrites
+        if network is not None and rewritten(network):
+            notes, _ = convert(self.shop, cell, captured, artifact, (), plan.optimize)
+            return replace(notes, sqnr_db=network.sqnr_db), asked
+        return convert(self.shop, cell, captured, artifact, asked, plan.optimize)
+
+    def captured(self, network: Compressed | None) -> Captured:
+        """The program to convert, with what its file does not say: the original, or what its recipe makes of it."""
+        capture = self.original.capture
+        program = self.original.program if network is None else network.program
+        norm = normalisation(capture.source, capture.inputs)
+        return Captured(program, capture.inputs, capture.outputs, norm, capture.source.labels)
 
     def overspends(self, made: Made) -> bool:
         """Whether an artifact whose layers were chosen by search loses more than it may, where the search looked."""
@@ -193,6 +215,11 @@ class Making:
         except LvexportError as error:
             return failure(cell, "running", error, made.seconds)
         return replace(made, run=run, outputs=load_outputs(out))
+
+
+def rewritten(network: Compressed | None) -> bool:
+    """Whether a program was rewritten for inference before its layers were rounded."""
+    return network is not None and network.integer is not None
 
 
 def following(made: Made) -> int:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-SCHEMA_VERSION = "1.4"
+SCHEMA_VERSION = "1.5"
 
 
 class Part(BaseModel):
@@ -204,6 +204,56 @@ class CalibrationInfo(Part):
     observer: str
 
 
+class LatencyInfo(Part):
+    """Milliseconds of one inference: the median and the quartiles of ``runs`` of them."""
+
+    median: float
+    quartiles: tuple[float, float]
+    runs: int
+
+
+class PointInfo(Part):
+    """An artifact that was made and run, as one choice among those of a front.
+
+    ``kept``: how many layers it leaves in floating point, null for one that knows no integers; ``weights``, ``macs``:
+    shares of the whole that integers hold, compute. ``drop``: the accuracy that it loses, a share of all inputs, null
+    where classes are not known. It, ``sqnr_db`` and ``retrieval_agreement`` are over the ``samples`` inputs of the
+    verdict, which calibration and search did not see. ``latency`` is null where it was not timed. ``chosen``: it is the
+    artifact of the bundle. ``on_front``: no other point is as small, as fast and as accurate, and better in one of
+    these.
+    """
+
+    recipe: str
+    kept: int | None
+    weights: float
+    macs: float
+    bytes: int
+    sha256: str
+    latency: LatencyInfo | None
+    samples: int
+    sqnr_db: float
+    retrieval_agreement: float
+    drop: float | None
+    chosen: bool
+    on_front: bool
+
+
+class FrontInfo(Part):
+    """What the chosen layers are seen beside: artifacts of the same target, timed in turn on one machine.
+
+    ``untimed``: why there are no latencies; null where there are. ``left_out``: what could not be made or run → why.
+    Latencies, and what follows from them, differ from run to run; nothing else here does.
+    """
+
+    runtime: str
+    machine: str
+    threads: int
+    inputs: str
+    points: tuple[PointInfo, ...]
+    untimed: str | None
+    left_out: dict[str, str]
+
+
 class QuantizationInfo(Part):
     """Which part of an artifact integers compute.
 
@@ -211,7 +261,7 @@ class QuantizationInfo(Part):
     floating point → the noise, over the signal, that rounding each alone adds. ``transitions``: tensors that go from
     floating point to integers, and back. ``equalised``: classes of channels that were scaled. ``exceeded``: tensors
     that left the range which calibration saw → by which share of it. ``steps``: of the search, ``within`` whether it
-    kept the budget; null where there was none.
+    kept the budget; null where there was none. ``front``: what it chose, beside other artifacts that were measured.
     """
 
     layers: int
@@ -224,6 +274,7 @@ class QuantizationInfo(Part):
     steps: tuple[StepInfo, ...]
     within: bool | None
     calibration: CalibrationInfo
+    front: FrontInfo | None = None
 
 
 class ArtifactInfo(Part):
@@ -265,6 +316,13 @@ class GoldenInfo(Part):
     samples: int
 
 
+class PictureInfo(Part):
+    """``front.svg``: the fronts of all artifacts that have one."""
+
+    path: str
+    sha256: str
+
+
 class Manifest(Part):
     """``manifest.json``, and what ``--json`` prints."""
 
@@ -278,3 +336,4 @@ class Manifest(Part):
     tools: dict[str, str]
     golden: GoldenInfo | None
     artifacts: tuple[ArtifactInfo, ...]
+    front: PictureInfo | None = None

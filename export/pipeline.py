@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 from safetensors.numpy import load_file
 
-from lvexport import bundle, files, golden, machine
+from lvexport import bundle, files, front_picture, fronts, golden, machine
 from lvexport.bundle import Bundle
 from lvexport.calibration import Calibration, lay_down
 from lvexport.compressing import Compressed, calibrated, dynamic, rounding, simulation
 from lvexport.converters.contract import BUDGET, Budget, Notes, Recipe
+from lvexport.converters.recipes import FP32
 from lvexport.documents import describe_original, same_original, tensor_specs
 from lvexport.errors import LvexportError
 from lvexport.feeding import load_outputs
@@ -61,7 +62,7 @@ def export(plan: Plan, report: Report = silent, model: nn.Module | None = None) 
         with bundle.workspace(final) as work:
             kept = reusable(final, plan, plan.source.digest)
             if len(kept) == len(plan.cells):
-                return unchanged(final, kept)
+                return unchanged(final, kept, work)
             with interruptible(shop):
                 if original is None:
                     look_ahead(shop, plan, kept)
@@ -70,7 +71,7 @@ def export(plan: Plan, report: Report = silent, model: nn.Module | None = None) 
                     plan = replace(plan, source=original.capture.source)
                     kept = reusable(final, plan, original.capture.digest)
                     if len(kept) == len(plan.cells):
-                        return unchanged(final, kept)
+                        return unchanged(final, kept, work)
                 return fill(plan, shop, original, work, final, kept, report)
 
 
@@ -81,10 +82,14 @@ def look_ahead(shop: Workshop, plan: Plan, kept: Mapping[Cell, ArtifactInfo]) ->
         shop.prepare(target, modules)
 
 
-def unchanged(final: Path, kept: dict[Cell, ArtifactInfo]) -> Bundle:
-    """The bundle as it is, its checksums mended where something was added to it or taken away."""
+def unchanged(final: Path, kept: dict[Cell, ArtifactInfo], work: Path) -> Bundle:
+    """The bundle as it is, its picture and its checksums mended where something was added to it or taken away."""
     found = bundle.read(final)
-    if not bundle.checksums_hold(final):
+    if front_picture.is_missing(found.manifest, final):
+        manifest, new = front_picture.with_picture(found.manifest, work)
+        bundle.publish(final, manifest, new)
+        found = replace(found, manifest=manifest)
+    elif not bundle.checksums_hold(final):
         bundle.publish(final, found.manifest, {})
     return replace(found, requested=tuple(kept.values()))
 
@@ -121,6 +126,8 @@ def reusable(final: Path, plan: Plan, source_digest: str | None) -> dict[Cell, A
         artifact = by_key.get(key(plan, cell, source_digest))
         if artifact is None or artifact.path is None or not all((final / name).exists() for name in artifact.beside):
             continue
+        if fronts.wanted(cell) and (artifact.quantization is None or artifact.quantization.front is None):
+            continue  # a run was killed before it had measured that
         if intact(final / artifact.path, artifact.sha256):
             found[cell] = artifact
     return found
@@ -150,7 +157,10 @@ def fill(
     with ThreadPoolExecutor(plan.workers) as pool, interruptible(shop):
         wanted = [cell for cell in plan.cells if cell not in kept]
         calibration = calibrate(plan, original, wanted, shop)
-        making = Making(plan, shop, original, sampled, calibration, simulated(plan, manifest), work, report)
+        beside = floats(plan, original, wanted, final)
+        making = Making(
+            plan, shop, original, sampled, calibration, simulated(plan, manifest), work, report, frozenset(beside)
+        )
         reference = pool.submit(making.reference_over_sample)
         networks = {
             name: pool.submit(making.rounded, cell) for name, cell in rounded_networks(plan, wanted, manifest).items()
@@ -158,7 +168,7 @@ def fill(
         pending: set[Future[Made]] = {
             pool.submit(making.make, cell, networks.get(network_of(plan, cell) or "")) for cell in wanted
         }
-        references = reference.result()
+        references, searched = reference.result(), []
         rounded, layers = kept_networks(final, manifest), kept_layers(final, manifest)
         for done in networks.values():
             if not done.exception():
@@ -182,8 +192,49 @@ def fill(
                 if made.artifact is not None and info.path is not None:
                     new |= {name: made.artifact.with_name(name) for name in (info.path, *info.beside)}
                 bundle.publish(final, manifest, new)
+                searched += [made] if fronts.wanted(made.cell) and info.verdict is not None else []
+        manifest, picture = with_fronts(making, searched, results, beside, final, references, manifest)
+        if picture:
+            bundle.publish(final, manifest, new | picture)
     ordered = tuple(results[cell] for cell in plan.cells)
     return Bundle(final, manifest, ordered, logs)
+
+
+def floats(plan: Plan, original: Original, wanted: Sequence[Cell], final: Path) -> dict[str, Cell | ArtifactInfo]:
+    """By target, where layers are chosen by search: this call's single-precision cell, or the row that is there."""
+    found: dict[str, Cell | ArtifactInfo] = {}
+    asked = {cell.target: cell for cell in plan.cells if cell.recipe == FP32.name}
+    for cell in wanted:
+        floating = fronts.floating(cell) if fronts.wanted(cell) else None
+        if floating is not None and cell.target in asked:
+            found[cell.target] = asked[cell.target]
+        elif floating is not None:
+            there = reusable(final, replace(plan, cells=(floating,)), plan.source.digest or original.capture.digest)
+            found |= {floating.target: row for floating, row in there.items()}
+    return found
+
+
+def with_fronts(
+    making: Making,
+    searched: Sequence[Made],
+    results: dict[Cell, ArtifactInfo],
+    beside: Mapping[str, Cell | ArtifactInfo],
+    final: Path,
+    references: list[Array],
+    manifest: Manifest,
+) -> tuple[Manifest, dict[str, Path]]:
+    """The manifest, and ``results``, with the fronts of artifacts whose layers were searched for, and their picture."""
+    for made in searched:
+        single = beside.get(made.cell.target)
+        single = results.get(single) if isinstance(single, Cell) else single
+        info = results[made.cell]
+        assert info.quantization is not None
+        front = fronts.measure(making, made, info, single, final, references)
+        quantization = info.quantization.model_copy(update={"front": front})
+        results[made.cell] = info.model_copy(update={"quantization": quantization})
+        making.report(made.cell.label, info.status)
+        manifest = with_artifact(manifest, results[made.cell], making.plan)
+    return front_picture.with_picture(manifest, making.work)
 
 
 def calibrate(plan: Plan, original: Original, cells: Sequence[Cell], shop: Workshop) -> Calibration | None:

@@ -64,7 +64,7 @@ def extras(target: str) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """One call of the main job."""
+    """One call of the main job. ``front``: assignments of layers that are made and measured beside a search's own."""
 
     source: Source
     cells: tuple[Cell, ...]
@@ -75,6 +75,7 @@ class Plan:
     calibration: Given = None
     observer: str = OBSERVER_NAMES[0]
     budget: Budget = BUDGET
+    front: int = 0
     workers: int = os.cpu_count() or 1
     limits: Limits = Limits()
 
@@ -133,6 +134,15 @@ def known_observer(name: str) -> str:
     if name not in OBSERVER_NAMES:
         raise UnknownName("observer", name, OBSERVER_NAMES)
     return name
+
+
+def known_front(count: int) -> int:
+    """How many choices a front has besides. Raises UsageError for fewer than none."""
+    if count < 0:
+        raise UsageError(
+            f"--front {count} asks for fewer choices than none. Type 0 or a small number: each is one more conversion."
+        )
+    return count
 
 
 def cells(to: Iterable[str], quantize: Iterable[str], options: Mapping[str, str]) -> tuple[Cell, ...]:
@@ -260,5 +270,6 @@ def key(plan: Plan, cell: Cell, source_digest: str) -> str:
         "sample": [sample.digest(), plan.samples],
     }
     if RECIPES[cell.recipe].activations is not None:
-        parts["quantization"] = [plan.calibration_digest, plan.observer, asdict(plan.budget)]
+        front = plan.front if RECIPES[cell.recipe].mixed else 0
+        parts["quantization"] = [plan.calibration_digest, plan.observer, asdict(plan.budget), front]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

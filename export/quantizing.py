@@ -55,7 +55,8 @@ def quantize(
 ) -> Compressed:
     """Round the layers of the captured program, and run it over the sample.
 
-    ``kept``: so many layers at least stay in floating point, where the recipe leaves that open.
+    ``kept``: so many layers at least stay in floating point, where the recipe leaves that open. The first search also
+    leaves the programs that it is seen beside on the front.
     """
     name = network_of(plan, cell, kept)
     assert name is not None
@@ -63,10 +64,12 @@ def quantize(
     settings = settings_of(plan, cell, kept)
     layers = shop.folder / f"layers-{name}.safetensors"
     given, labels = calibration.inputs, calibration.labels
-    job = QuantizeJob(original.program, plan.rewrites(cell), settings, given, labels, sampled.inputs, rounded, layers)
+    others = plan.front if RECIPES[cell.recipe].mixed and not kept else None
+    rewrites = plan.rewrites(cell)
+    job = QuantizeJob(original.program, rewrites, settings, given, labels, sampled.inputs, rounded, layers, others)
     found = ROUNDED.validate_python(shop.do(job))
     shop.do(ReferenceJob(replace(original.source, kind="program", spec=str(rounded)), sampled.inputs, out))
-    return Compressed(rounded, load_outputs(out), name, None, found.integer, layers, found.sqnr_db)
+    return Compressed(rounded, load_outputs(out), name, None, found.integer, layers, found.sqnr_db, found.others)
 
 
 def too_dear(references: Sequence[Array], outputs: Sequence[Array], labels: Sequence[int] | None, plan: Plan) -> bool:

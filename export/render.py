@@ -372,7 +372,8 @@ def export_result(bundle: Bundle) -> None:
     """What was made, and what to type next."""
     out().print(results(bundle))
     out().print(origins(bundle))
-    for shown in (*render_integers.summaries(bundle), *render_integers.searches(bundle)):
+    tables = (render_integers.summaries, render_integers.searches, render_integers.fronts)
+    for shown in (one for table in tables for one in table(bundle)):
         out().print(shown)
     for text in render_integers.uncovered(bundle):
         warn(text, loud=True)
@@ -384,6 +385,8 @@ def export_result(bundle: Bundle) -> None:
     for a in bundle.results:
         if a.path is not None:
             say(Text(f"  {a.path}"))
+    if bundle.manifest.front is not None:
+        say(Text(f"  {bundle.manifest.front.path}"))
     good = [a for a in bundle.results if a.status == "ok"]
     if not good:
         return

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lvexport.bundle import Bundle
-from lvexport.manifest import ArtifactInfo, QuantizationInfo
+from lvexport.manifest import ArtifactInfo, FrontInfo, PointInfo, QuantizationInfo
 
 SHOWN = 8  # layers that stay in floating point, or leave their range, that are named
 
@@ -80,6 +80,73 @@ def search(title: str, q: QuantizationInfo) -> Table:
             style="bold" if step.kept == len(q.floating) else None,
         )
     return grid
+
+
+def fronts(bundle: Bundle) -> list[Table | Text]:
+    """What each search chose, beside other artifacts that were made and measured."""
+    shown: list[Table | Text] = []
+    for a in bundle.results:
+        if a.quantization is not None and a.quantization.front is not None:
+            found = a.quantization.front
+            shown += [front(f"{a.target} {a.recipe}: size, latency and accuracy", found), Text(notes(found), "dim")]
+    return shown
+
+
+def front(title: str, found: FrontInfo) -> Table:
+    grid = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    columns = (
+        "artifact",
+        "floating layers",
+        "bytes",
+        "ms",
+        "quartiles",
+        "points lost",
+        "retrieval",
+        "SQNR dB",
+        "n",
+        "front",
+    )
+    for column in columns:
+        left = column in ("artifact", "front")
+        grid.add_column(column, justify="left" if left else "right", no_wrap=True)
+    for point in found.points:
+        grid.add_row(*front_row(point), style="bold" if point.chosen else None)
+    return grid
+
+
+def front_row(point: PointInfo) -> list[str]:
+    ms = point.latency
+    return [
+        f"{point.recipe}{', chosen' if point.chosen else ''}",
+        "all" if point.kept is None else str(point.kept),
+        f"{point.bytes:,}",
+        "" if ms is None else f"{ms.median:.2f}",
+        "" if ms is None else f"{ms.quartiles[0]:.2f}–{ms.quartiles[1]:.2f}",
+        "" if point.drop is None else f"{100 * point.drop:.2f}",
+        f"{point.retrieval_agreement:.2%}",
+        f"{point.sqnr_db:.1f}",
+        f"{point.samples:,}",
+        "yes" if point.on_front else "no",
+    ]
+
+
+def notes(found: FrontInfo) -> str:
+    """Where that was measured, what a front is, and what is missing."""
+    runs = next((p.latency.runs for p in found.points if p.latency is not None), 0)
+    how = (
+        f"{runs} runs each, in turn, {found.threads} thread of {found.machine}"
+        if runs
+        else f"not timed: {found.untimed}"
+    )
+    lines = [f"{found.runtime}; {how}; n inputs that neither calibration nor search saw"]
+    lines.append("front: nothing else here is as small, as fast and as accurate, and better in one of these")
+    chosen = next((p for p in found.points if p.chosen), None)
+    if chosen is not None and chosen.kept == 0 and len(found.points) == 2:
+        lines.append(
+            "all layers in integers keep the budget, so nothing lies between; --front 3 makes three choices more"
+        )
+    lines += [f"{name} is missing: {why}" for name, why in found.left_out.items()]
+    return "\n".join(lines)
 
 
 def decibels(noise: float) -> float:

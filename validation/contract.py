@@ -26,12 +26,16 @@ PROBABILITIES = "probabilities"  # an output that is the softmax of the original
 
 @dataclass(frozen=True)
 class Availability:
-    """Whether a runtime can work here; if not, ``reason`` says why, and how to get it where it is ``to_be_had``."""
+    """Whether a runtime can work here; if not, ``reason`` says why, and how to get it where it is ``to_be_had``.
+
+    ``untimed``: why the time that it takes here says nothing of a device; empty where it does.
+    """
 
     here: bool
     name: str  # as it stands in the manifest, such as "LiteRT 2.3.0"
     reason: str = ""
     to_be_had: bool = True
+    untimed: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +18,8 @@ from lvexport.converters.quantization.gates import spell
 from lvexport.converters.quantization.grids import Grid, spanning
 from lvexport.converters.quantization.loss import loss
 from lvexport.converters.quantization.observers import OBSERVERS, Seen
-from lvexport.converters.quantization.search import choose
-from lvexport.converters.quantization.settings import Integer, Settings
+from lvexport.converters.quantization.search import choose, others
+from lvexport.converters.quantization.settings import Assignment, Integer, Settings
 from lvexport.converters.quantization.settle import settle, transitions
 from lvexport.converters.quantization.sites import Site, origin, sites, whole
 from lvexport.converters.quantization.statistics import Batch, extremes, histograms
@@ -39,13 +40,29 @@ class Calibration:
     labels: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Others:
+    """Other assignments that are wanted, ``more`` of them besides that of all layers to integers.
+
+    ``take`` is given each, with its program.
+    """
+
+    more: int
+    take: Callable[[Assignment, ExportedProgram], None]
+
+
 @torch.no_grad()
 def quantize(
-    module: GraphModule, calibration: Calibration, evaluated: Sequence[Batch], settings: Settings
+    module: GraphModule,
+    calibration: Calibration,
+    evaluated: Sequence[Batch],
+    settings: Settings,
+    besides: Others | None = None,
 ) -> tuple[ExportedProgram, Integer, list[Switched]]:
     """Round a program's layers, changing it in place; the program, what of it integers compute, and the layers.
 
-    ``evaluated``: some of the inputs that it will be judged with, to see whether calibration covers them.
+    ``evaluated``: some of the inputs that it will be judged with, to see whether calibration covers them. ``besides``:
+    where layers are chosen by search, what else it could have chosen is made too.
     """
     exact = flat(module, calibration.batches[:CHECKED])
     equalised = equalize.equalize(module, calibration.batches) if settings.prepare else 0
@@ -59,14 +76,22 @@ def quantize(
     board.turn(lambda site: True)
     if settings.prepare:
         bias.correct(board, calibration.batches[:CORRECTED_WITH])
-    chosen = None
+    chosen, few = None, calibration.batches[:CHECKED]
     if settings.budget is not None:
-        chosen = choose(board, total, calibration.batches, calibration.labels, settings.budget, settings.kept)
-        if settings.prepare and chosen.floating:  # what other layers make of their roundings has changed
-            bias.correct(board, calibration.batches[:CORRECTED_WITH])
-    on, few = board.on(), calibration.batches[:CHECKED]
+        labels, ordered = calibration.labels, besides is not None and besides.more > 0
+        chosen = choose(board, total, calibration.batches, labels, settings.budget, settings.kept, ordered)
+        counts = [] if besides is None else others(len(chosen.floating), len(found), besides.more)
+        for count in counts:
+            assign(board, chosen.order[:count], calibration.batches, settings.prepare)
+            wanted, settled = board.run(few), settle(copy.deepcopy(board.module))
+            check(exact, wanted, settled, few)
+            assert besides is not None
+            besides.take(Assignment(count, *total.shares(board.on())), exported(settled, calibration))
+        if chosen.floating or counts:
+            assign(board, tuple(chosen.floating), calibration.batches, settings.prepare)
+    on = board.on()
     wanted = board.run(few)
-    settled = settle(board)
+    settled = settle(board.module)
     check(exact, wanted, settled, few)
     integer = Integer(
         len(on),
@@ -78,8 +103,18 @@ def quantize(
         () if chosen is None else chosen.steps,
         None if chosen is None else chosen.within,
     )
-    program = torch.export.export(settled, tuple(calibration.batches[0]))
-    return program, integer, [switched for switched in board.switched if switched.weight.on]
+    return exported(settled, calibration), integer, [switched for switched in board.switched if switched.weight.on]
+
+
+def assign(board: Switchboard, floating: Sequence[str], batches: Sequence[Batch], prepare: bool) -> None:
+    """Turn on all layers but those of these names; with ``prepare``, biases take up what that rounds."""
+    board.turn(lambda site: site.name not in floating)
+    if prepare:
+        bias.correct(board, batches[:CORRECTED_WITH])
+
+
+def exported(module: GraphModule, calibration: Calibration) -> ExportedProgram:
+    return torch.export.export(module, tuple(calibration.batches[0]))
 
 
 def flat(module: GraphModule, batches: Sequence[Batch]) -> Tensor:

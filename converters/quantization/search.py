@@ -25,12 +25,14 @@ PROBES = 16  # inputs that each layer's share in the noise is measured on
 class Choice:
     """``floating``: layers left in floating point → the noise that each alone would add, the dearest first.
 
-    ``steps``: all that was measured, by how many were left. ``within``: whether the budget is kept.
+    ``steps``: all that was measured, by how many were left. ``within``: whether the budget is kept. ``order``: all
+    layers, in the order in which they are left in floating point; empty where nobody had to know it.
     """
 
     floating: dict[str, float]
     steps: tuple[Step, ...]
     within: bool
+    order: tuple[str, ...] = ()
 
 
 def sensitivities(board: Switchboard, batches: Sequence[Batch], reference: Tensor) -> dict[Site, float]:
@@ -44,9 +46,18 @@ def sensitivities(board: Switchboard, batches: Sequence[Batch], reference: Tenso
 
 
 def choose(
-    board: Switchboard, whole: Whole, batches: Sequence[Batch], labels: Tensor | None, budget: Budget, least: int = 0
+    board: Switchboard,
+    whole: Whole,
+    batches: Sequence[Batch],
+    labels: Tensor | None,
+    budget: Budget,
+    least: int = 0,
+    ordered: bool = False,
 ) -> Choice:
-    """The fewest layers in floating point, ``least`` of them or more, that keep the budget; the board is set so."""
+    """The fewest layers in floating point, ``least`` of them or more, that keep the budget; the board is set so.
+
+    ``ordered``: find the order of the layers also where the budget is kept without it.
+    """
     board.turn(lambda site: False)
     reference = board.run(batches)
     ranked: list[tuple[Site, float]] = []
@@ -61,13 +72,29 @@ def choose(
         return steps[count].loss.within(budget)
 
     count = 0
-    if least or not good(0):
+    if least or ordered or not good(0):
         noise = sensitivities(board, batches, reference)
         ranked = sorted(noise.items(), key=lambda item: -item[1] / max(sum(whole.shares([item[0]])), 1e-9))
         count = fewest(good, min(least, len(ranked)), len(ranked))
     floating = {site.name: noise for site, noise in ranked[:count]}
     board.turn(lambda site: site.name not in floating)
-    return Choice(floating, tuple(steps[k] for k in sorted(steps)), good(count))
+    order = tuple(site.name for site, _ in ranked)
+    return Choice(floating, tuple(steps[k] for k in sorted(steps)), good(count), order)
+
+
+def others(chosen: int, layers: int, more: int) -> list[int]:
+    """How many layers other assignments leave in floating point, by which the chosen one can be seen in proportion.
+
+    None, where any were left; and ``more`` besides: half as many as were chosen, twice as many, a quarter, four times
+    as many and so on, or 1, 2, 4, … where none were.
+    """
+    found = dict.fromkeys([0] if chosen else [])
+    factor = 1
+    while len(found) < more + bool(chosen) and factor < 2 * layers:
+        pair = (chosen // (2 * factor), chosen * 2 * factor) if chosen else (factor,)
+        found |= dict.fromkeys(count for count in pair if 0 < count < layers)
+        factor *= 2
+    return list(found)[: more + bool(chosen)]
 
 
 def fewest(good: Callable[[int], bool], least: int, most: int) -> int:

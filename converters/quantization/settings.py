@@ -53,6 +53,15 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Assignment:
+    """So many layers left in floating point; ``weights``, ``macs``: shares of the whole that integers hold, compute."""
+
+    kept: int
+    weights: float
+    macs: float
+
+
+@dataclass(frozen=True)
 class Integer:
     """Which part of a program integers compute.
 

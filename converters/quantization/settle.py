@@ -13,14 +13,13 @@ from torch.fx import GraphModule, Node
 
 from lvexport.converters.quantization.grids import QUANTIZED, Grid
 from lvexport.converters.quantization.sites import CLIPS
-from lvexport.converters.quantization.switches import Rounding, Shift, Switchboard, Weight
+from lvexport.converters.quantization.switches import Rounding, Shift, Weight
 from lvexport.converters.rewrites import layers
 from lvexport.converters.rewrites.graph import ATEN, arguments, call, calls, constant, is_call, keep, prune, replace
 
 
-def settle(board: Switchboard) -> GraphModule:
-    """Put operations in place of switches: those that are on round, those that are off are gone."""
-    module = board.module
+def settle(module: GraphModule) -> GraphModule:
+    """Put operations in place of a switchboard's switches: those that are on round, those that are off are gone."""
     _restore_shapes(module)
     rounded: dict[tuple[Node, Grid], Node] = {}
     for node in list(module.graph.nodes):

@@ -18,9 +18,9 @@ from lvexport.converters.quantization.equalize import equalize
 from lvexport.converters.quantization.grids import Grid, spanning
 from lvexport.converters.quantization.loss import loss
 from lvexport.converters.quantization.observers import BINS, OBSERVERS, Seen
-from lvexport.converters.quantization.quantize import WEIGHTS, Calibration, grids, observed, quantize
+from lvexport.converters.quantization.quantize import WEIGHTS, Calibration, Others, grids, observed, quantize
 from lvexport.converters.quantization.search import choose, fewest
-from lvexport.converters.quantization.settings import OBSERVER_NAMES, Settings
+from lvexport.converters.quantization.settings import OBSERVER_NAMES, Assignment, Integer, Settings
 from lvexport.converters.quantization.sites import sites, whole
 from lvexport.converters.quantization.switches import Switchboard
 from lvexport.converters.rewrites.apply import rewritten
@@ -172,7 +172,7 @@ def test_the_settled_program_computes_what_was_searched_with() -> None:
     wanted = board.run(batches)
     from lvexport.converters.quantization.settle import settle
 
-    assert noise_db(wanted, answers(settle(board), batches)) > 60
+    assert noise_db(wanted, answers(settle(board.module), batches)) > 60
 
 
 def test_all_of_a_small_network_is_integers() -> None:
@@ -208,6 +208,31 @@ def test_a_layer_that_costs_too_much_stays_floating() -> None:
     assert chosen.within
     assert list(chosen.floating) == [spoiled.name]
     assert len(board.on()) == len(found) - 1
+
+
+def test_other_choices_are_made_beside_and_change_nothing() -> None:
+    """All layers in integers are what a budget that is always kept makes, and the choice is what it is alone."""
+    batches = pictures(24)
+    made: dict[Assignment, torch.nn.Module] = {}
+    besides = Others(1, lambda assignment, exported: made.update({assignment: exported.module()}))
+
+    def under(least: float, besides: Others | None = None) -> tuple[torch.nn.Module, Integer]:
+        settings_, calibration = Settings(8, prepare=True, budget=Budget(retrieval=least)), Calibration(batches)
+        found, integer, _ = quantize(program(with_outliers(small(), 3)), calibration, batches[:4], settings_, besides)
+        return found.module(), integer
+
+    never = 1.01  # nothing but floating point is left
+    (alone, first), (chosen, second), (integers, everywhere) = under(never), under(never, besides), under(0)
+    assert first == second
+    torch.testing.assert_close(answers(chosen, batches), answers(alone, batches), rtol=0, atol=0)
+    assert not everywhere.floating
+    assert [assignment.kept for assignment in made] == [0, len(first.floating) // 2]
+    (all_of_it, half), (whole_, halved) = made, made.values()
+    assert (all_of_it.weights, all_of_it.macs) == (everywhere.weights, everywhere.macs)
+    assert everywhere.weights > half.weights > first.weights == 0
+    torch.testing.assert_close(answers(whole_, batches), answers(integers, batches), rtol=0, atol=0)
+    reference = answers(small(), batches)
+    assert noise_db(reference, answers(halved, batches)) > noise_db(reference, answers(integers, batches)) + 1
 
 
 def test_a_budget_that_cannot_be_kept_is_said() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 
 import lvexport
-from lvexport import golden
+from lvexport import bundle, files, front_picture, golden, pipeline
+from lvexport.api import in_memory
 from lvexport.bundle import GOLDEN
 from lvexport.errors import UsageError
-from lvexport.manifest import ArtifactInfo
+from lvexport.manifest import ArtifactInfo, Manifest
+from lvexport.plan import Plan, cells
 from lvexport.validation.integers.layers import Layer, unpacked
 from tests.integer_faults import FAULTS, Fault, accept, wrong_zero_point
 from tests.networks import SIDE, small, with_outliers
@@ -76,6 +79,87 @@ def test_sigmoids_between_layers_are_of_integers(made: lvexport.Bundle) -> None:
     graph = _Graph(delegate, {})
     sigmoids = [n["xnode_union"] for n in graph.nodes if n["xnode_union_type"] == "XNNSigmoid"]
     assert [graph.values[s["output_id"]]["xvalue_union_type"] for s in sigmoids] == ["XNNQuantizedTensorValue"] * 2
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_choice_is_measured_beside_others(made: lvexport.Bundle, target: str) -> None:
+    found = row(made, target)
+    assert found.quantization is not None
+    assert found.quantization.front is not None
+    assert found.verdict is not None
+    front, kept = found.quantization.front, len(found.quantization.floating)
+    assert not front.left_out
+    assert kept > 0, "all layers in integers keep the budget, which this network was chosen not to"
+    assert [(p.recipe, p.kept, p.chosen) for p in front.points] == [
+        ("fp32", None, False),
+        ("mixed", kept, True),
+        ("mixed", 0, False),
+    ]
+    single, chosen, integers = front.points
+    assert (chosen.bytes, chosen.sha256, chosen.sqnr_db) == (found.bytes, found.sha256, found.verdict.sqnr_db)
+    assert len({p.sha256 for p in front.points}) == 3
+    assert integers.weights > chosen.weights > single.weights == 0
+    assert single.bytes > chosen.bytes
+    assert single.sqnr_db > 100 > chosen.sqnr_db > integers.sqnr_db
+    assert single.on_front
+    assert integers.retrieval_agreement < 0.95 <= chosen.retrieval_agreement
+    if target == "coreml" and "interpreter" in front.runtime:
+        assert front.untimed is not None
+        assert {p.latency for p in front.points} == {None}
+    else:
+        assert all(p.latency is not None and 0 < p.latency.quartiles[0] <= p.latency.median for p in front.points)
+
+
+def test_a_rerun_makes_nothing_and_mends_the_picture(made: lvexport.Bundle) -> None:
+    def inodes(found: lvexport.Bundle) -> list[int]:
+        return [p.stat().st_ino for a in found.results for p in files.files_under(found.path / str(a.path))]
+
+    picture, before = made.manifest.front, inodes(made)
+    assert picture is not None
+    drawn = made.path / picture.path
+    assert files.digest(drawn) == picture.sha256
+    assert picture.path in bundle.recorded_checksums(made.path)
+    drawn.unlink()
+    said: list[str] = []
+    again = lvexport.export(
+        with_outliers(small(), 3),
+        TARGETS,
+        ["mixed"],
+        imgsz=SIDE,
+        samples=300,
+        output=made.path.parent,
+        name="small",
+        report=lambda what, state: said.append(state),
+    )
+    assert said == ["running", "done"]  # of the capture, which tells whether the network is the same
+    assert again.manifest == made.manifest
+    assert inodes(again) == before
+    assert files.digest(drawn) == picture.sha256
+
+
+def test_what_was_not_measured_when_a_run_was_killed_is_made_again(
+    made: lvexport.Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, found = tmp_path / "bundle", row(made, "onnx")
+    shutil.copytree(made.path, folder)
+    plan = Plan(in_memory(small(), SIDE, "small"), cells(["onnx"], ["mixed"], {}), tmp_path)
+    monkeypatch.setattr(pipeline, "key", lambda plan, cell, source: found.key)  # as if all that it follows from were so
+    assert list(pipeline.reusable(folder, plan, "source").values()) == [found]
+    assert found.quantization is not None
+    without = found.model_copy(update={"quantization": found.quantization.model_copy(update={"front": None})})
+    manifest = made.manifest.model_copy(update={"artifacts": (without,)})
+    (folder / bundle.MANIFEST).write_text(bundle.document(manifest))
+    assert not pipeline.reusable(folder, plan, "source")
+
+
+def test_manifests_without_fronts_are_read(made: lvexport.Bundle) -> None:
+    document = json.loads(bundle.document(made.manifest)) | {"schema_version": "1.4"}
+    del document["front"]
+    for artifact in document["artifacts"]:
+        del artifact["quantization"]["front"]
+    old = Manifest.model_validate(document)
+    assert old.front is None
+    assert front_picture.with_picture(old, made.path) == (old, {})
 
 
 @pytest.mark.parametrize("fault", FAULTS)

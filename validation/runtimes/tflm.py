@@ -12,6 +12,7 @@ from lvexport.validation.contract import Array, ArtifactError, Availability, Des
 from lvexport.validation.grids import off_grid, on_grid, spec
 
 _LARGEST_ARENA = 2**30  # bytes
+_UNTIMED = "reference kernels compute it here, whose time says nothing of a microcontroller"
 
 
 class TFLMSession:
@@ -34,7 +35,7 @@ class TFLMRuntime:
     def available(self) -> Availability:
         try:
             version("ai-edge-litert")  # whose schema the file is read with
-            return Availability(True, f"TensorFlow Lite Micro {version('tflite-micro')}")
+            return Availability(True, f"TensorFlow Lite Micro {version('tflite-micro')}", untimed=_UNTIMED)
         except PackageNotFoundError as error:
             reason = f"{error.name} is not installed: pip install 'lvexport[tflm]'"
             return Availability(False, "TensorFlow Lite Micro", reason)
