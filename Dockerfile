@@ -9,6 +9,7 @@ COPY training training
 COPY converters converters
 COPY validation validation
 RUN /opt/lvexport/bin/python -m pip install --no-cache-dir -c requirements.lock ".[all]" \
+ && /opt/lvexport/bin/python converters/apart.py \
  && /opt/lvexport/bin/python -m pip uninstall --yes pip \
  && find /opt/lvexport -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -11,9 +11,10 @@ help:  ## show this list
 
 install: $(VENV)/.installed $(VENV)/.linked  ## make the virtual environment with the locked versions
 
-$(VENV)/.installed: requirements.lock
+$(VENV)/.installed: requirements.lock converters/apart.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python converters/apart.py
 	touch $@
 
 # A strict editable install links single files, so it is made anew when the set of files changes.

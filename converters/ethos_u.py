@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import shutil
 import tempfile
@@ -12,24 +11,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from lvexport.converters.contract import Captured, Choice, ConversionError, Notes, Request, TooLarge
+from lvexport.converters.contract import Captured, Choice, ConversionError, Notes, Request
 from lvexport.converters.recipes import GATED, NO_FLOATS, WIDE
+from lvexport.converters.vela import KIB, OPTIONS, Summary, check_limits, compile_file
 
-ACCELERATORS = (
-    "ethos-u55-128",
-    "ethos-u55-32",
-    "ethos-u55-64",
-    "ethos-u55-256",
-    "ethos-u65-256",
-    "ethos-u65-512",
-    "ethos-u85-128",
-    "ethos-u85-256",
-    "ethos-u85-512",
-    "ethos-u85-1024",
-    "ethos-u85-2048",
-)
-KIB = 1024
-NO_LIMIT = "any"
 _COMMANDS = "ethos-u"  # the custom operator that stands for what the accelerator does
 # Vela makes padding part of the convolution behind it before it looks whether the accelerator can do that one.
 _TOGETHER = "PAD"
@@ -46,13 +31,7 @@ class EthosU:
     modules = ("litert_torch",)
     recipes = GATED | WIDE
     refusals: Mapping[str, str] = MappingProxyType(NO_FLOATS)
-    options: Mapping[str, Choice] = MappingProxyType(
-        {
-            "accelerator": Choice(ACCELERATORS, "the accelerator, with its MACs a cycle"),
-            "sram": Choice((NO_LIMIT,), "KiB of SRAM that there are", number=True),
-            "flash": Choice((NO_LIMIT,), "KiB of flash that there are for the model", number=True),
-        }
-    )
+    options: Mapping[str, Choice] = OPTIONS
 
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:
         from lvexport.converters.micro import write_model
@@ -63,23 +42,16 @@ class EthosU:
             made = compiled(model, request.options["accelerator"])
             shutil.copyfile(made.path, out)
             remarks = report(model, made)
-        check_limits(made.sram, out.stat().st_size, request.options)
+        check_limits(made.summary.sram, out.stat().st_size, request.options)
         return Notes("torch.export", remarks)
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """What Vela made. ``sram`` and ``dram`` in bytes. ``cycles``, ``seconds``: estimates of the accelerator's part.
-
-    ``kept``: the operator that was kept from the accelerator, since Vela failed with it.
-    """
+    """What Vela made. ``kept``: the operator that was kept from the accelerator, since Vela failed with it."""
 
     path: Path
-    system: str
-    sram: int
-    dram: int
-    cycles: int
-    seconds: float
+    summary: Summary
     kept: str | None
 
 
@@ -96,34 +68,20 @@ def compiled(model: Path, accelerator: str) -> Compiled:
 
 def run(model: Path, accelerator: str, kept: str | None) -> Compiled:
     """One call of Vela with its default system and memory for the accelerator."""
-    from ethosu.vela import vela
-
-    folder = model.parent / "vela"
-    line = [str(model), "--accelerator-config", accelerator, "--output-dir", str(folder)]
-    vela.main([*line, *(() if kept is None else ("--ignore-ops", kept))])
-    (summary,) = folder.glob("*_summary_*.csv")
-    with summary.open(newline="") as file:
-        (row,) = csv.DictReader(file)
-    return Compiled(
-        folder / f"{model.stem}_vela.tflite",
-        f"{row['system_config']}, {row['memory_mode']}",
-        round(float(row["sram_memory_used"]) * KIB),
-        round(float(row["dram_memory_used"]) * KIB),
-        int(float(row["cycles_total"])),
-        float(row["inference_time"]),
-        kept,
-    )
+    arguments = ("--accelerator-config", accelerator, *(() if kept is None else ("--ignore-ops", kept)))
+    summary = compile_file(model, arguments)
+    return Compiled(model.parent / "vela" / f"{model.stem}_vela.tflite", summary, kept)
 
 
 def report(model: Path, made: Compiled) -> tuple[str, ...]:
     """What there is to say of a compiled model, estimates called so."""
-    before, after = Counts.of(model), Counts.of(made.path)
+    before, after, found = Counts.of(model), Counts.of(made.path), made.summary
     left = after.operators
     digest = hashlib.sha256(model.read_bytes()).hexdigest()
     remarks = (
-        f"Vela's estimate for {made.system}: {made.cycles:,} cycles, {made.seconds * 1000:.3g} ms an inference, of the "
-        "accelerator's part alone",
-        f"SRAM {made.sram / KIB:,.0f} KiB and DRAM {made.dram / KIB:,.0f} KiB by Vela's allocation, flash "
+        f"Vela's estimate for {found.system}: {found.cycles:,} cycles, {found.seconds * 1000:.3g} ms an inference, "
+        "of the accelerator's part alone",
+        f"SRAM {found.sram / KIB:,.0f} KiB and DRAM {found.dram / KIB:,.0f} KiB by Vela's allocation, flash "
         f"{made.path.stat().st_size / KIB:,.0f} KiB",
         f"{before.operators - left} of {before.operators} operators and {1 - after.macs / max(1, before.macs):.1%} of "
         f"MACs on the accelerator; with the processor stay {', '.join(f'{n} {c}' for n, c in after.names.items())}",
@@ -175,16 +133,6 @@ def macs(name: str, shapes: list[Any], made: Any) -> int:
     if name == "FULLY_CONNECTED":  # weights (out, in)
         return numbers * int(shapes[1][-1])
     return numbers * int(shapes[0][-1]) if name == "BATCH_MATMUL" else 0
-
-
-def check_limits(sram: int, flash: int, options: Mapping[str, str]) -> None:
-    """Raise TooLarge where a compiled model needs more than there is, in bytes."""
-    limits = {name: int(options[name]) * KIB for name in ("sram", "flash") if options[name] != NO_LIMIT}
-    needs = {"sram": sram, "flash": flash}
-    over = {name: needs[name] - limit for name, limit in limits.items() if needs[name] > limit}
-    if over:
-        told = [f"{n} {needs[n] / KIB:,.0f} KiB, {more / KIB:,.0f} KiB more than there are" for n, more in over.items()]
-        raise TooLarge(f"The network does not fit: it needs of {' and of '.join(told)}.", needs, limits)
 
 
 CONVERTER = EthosU()

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from lvexport.converters import coreai, coreml, ethos_u, executorch, executorch_coreml, onnx, tflite, tflm
+from lvexport.converters import (
+    coreai,
+    coreml,
+    ethos_u,
+    executorch,
+    executorch_coreml,
+    executorch_ethos_u,
+    onnx,
+    tflite,
+    tflm,
+)
 from lvexport.converters.contract import Converter
 
 CONVERTERS: dict[str, Converter] = {
@@ -16,6 +26,7 @@ CONVERTERS: dict[str, Converter] = {
         executorch_coreml.CONVERTER,
         tflm.CONVERTER,
         ethos_u.CONVERTER,
+        executorch_ethos_u.CONVERTER,
     )
 }
 ALIASES = {"litert": "tflite"}

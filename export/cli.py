@@ -152,7 +152,8 @@ def export(
         A name (lvexport list), a family (its smallest member), hf:ID or timm:NAME (other people's), module:factory,
         script.py:factory, or a .pt2 file.
     to
-        Targets, with commas: coreml, tflite, executorch, onnx, coreai, executorch:coreml.
+        Targets, with commas: coreml, tflite, executorch, onnx, coreai, executorch:coreml, tflm, ethos-u,
+        executorch:ethos-u.
     quantize
         Recipes, with commas: fp32, fp16, w8, w4, w8a8, w8a16, mixed (lvexport list recipes).
     min_ios

@@ -10,7 +10,7 @@ import psutil
 import lvexport
 from lvexport import machine
 from lvexport.converters.registry import CONVERTERS
-from lvexport.plan import extras, installed
+from lvexport.plan import installed, remedy
 from lvexport.validation.runtimes.registry import RUNTIMES
 
 
@@ -53,5 +53,6 @@ def target_health(target: str) -> TargetHealth:
     libraries = {name: installed(name) for name in CONVERTERS[target].distributions}
     builds, available = all(libraries.values()), RUNTIMES[target].available()
     complete = builds and (available.here or not available.to_be_had)
-    remedy = "" if complete else f"pip install 'lvexport[{extras(target)}]'"
-    return TargetHealth(target, builds, libraries, available.here, available.name, available.reason, remedy)
+    missing = [name for name, found in libraries.items() if found is None]
+    needed = "" if complete else remedy(target, missing)
+    return TargetHealth(target, builds, libraries, available.here, available.name, available.reason, needed)

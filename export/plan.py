@@ -15,6 +15,7 @@ from pathlib import Path
 import lvexport
 from lvexport import calibration, machine
 from lvexport.calibration import Given
+from lvexport.converters import apart
 from lvexport.converters.contract import BUDGET, Budget, Choice, Converter, Recipe
 from lvexport.converters.quantization.settings import OBSERVER_NAMES
 from lvexport.converters.recipes import ALIASES as RECIPE_ALIASES
@@ -202,7 +203,7 @@ def installed(distribution: str) -> str | None:
     try:
         return version(distribution)
     except PackageNotFoundError:
-        return None
+        return apart.version(distribution)
 
 
 def check_installed(converter: Converter) -> None:
@@ -211,8 +212,15 @@ def check_installed(converter: Converter) -> None:
     if missing:
         raise UsageError(
             f"The {converter.name} converter needs {', '.join(missing)}, which is not installed. Type: "
-            f"pip install 'lvexport[{extras(converter.name)}]'"
+            f"{remedy(converter.name, missing)}"
         )
+
+
+def remedy(target: str, missing: Iterable[str]) -> str:
+    """What to type where distributions that a target needs are missing."""
+    aside = [name for name in missing if name in apart.PINS]
+    extra = [] if set(missing) == set(aside) else [f"pip install 'lvexport[{extras(target)}]'"]
+    return " && ".join([*extra, *map(apart.remedy, aside)])
 
 
 def tools(made: Iterable[Cell]) -> dict[str, str]:

@@ -59,7 +59,17 @@ def test_rooms_import_what_they_may(room: str) -> None:
 
 
 def test_converters_do_not_know_each_other() -> None:
-    targets = {"coreml", "tflite", "executorch", "onnx", "coreai", "executorch_coreml", "tflm", "ethos_u"}
+    targets = {
+        "coreml",
+        "tflite",
+        "executorch",
+        "onnx",
+        "coreai",
+        "executorch_coreml",
+        "tflm",
+        "ethos_u",
+        "executorch_ethos_u",
+    }
     for name in targets:
         for room in ("converters", "validation/runtimes"):
             path = ROOT / room / f"{name}.py"

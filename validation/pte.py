@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,16 @@ class Program:
         if processed.index >= len(stored):
             raise ArtifactError(f"{self._artifact} does not hold the bytes of its delegate.")
         return bytes(stored[processed.index].data)
+
+    def calls(self) -> dict[str, int]:
+        """How often each operator and each delegate is called, by its name."""
+        plan, found = self._plan, Counter[str]()
+        for call in (i.instr_args for chain in plan.chains for i in chain.instructions):
+            if hasattr(call, "delegate_index"):
+                found[f"delegate {plan.delegates[call.delegate_index].id}"] += 1
+            elif hasattr(call, "op_index"):
+                found[plan.operators[call.op_index].name] += 1
+        return dict(found)
 
     def delegates(self, backend: str) -> list[bytes]:
         """The bytes of all delegates of a backend."""

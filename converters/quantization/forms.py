@@ -18,7 +18,7 @@ def with_float_weights(program: ExportedProgram) -> ExportedProgram:
     Each operation reads its own numbers off the grid, as :func:`with_own_reading` has it: litert-torch moves transposes
     past these conversions, and fails where one serves operations of several layouts.
     """
-    return torch.export.export(rewritten(program, _float_weights, _own_reading), examples(program))
+    return torch.export.export(rewritten(program, _float_weights, own_reading), examples(program))
 
 
 def _float_weights(module: GraphModule) -> None:
@@ -41,10 +41,10 @@ def with_flat_layers(program: ExportedProgram) -> ExportedProgram:
 
     It is whole numbers that are reshaped, so that each layer stays between its roundings.
     """
-    return torch.export.export(rewritten(program, _flat_layers), examples(program))
+    return torch.export.export(rewritten(program, flatten_layers), examples(program))
 
 
-def _flat_layers(module: GraphModule) -> None:
+def flatten_layers(module: GraphModule) -> None:
     for node in calls(module, ATEN.linear.default):
         source = node.args[0]
         assert isinstance(source, Node)
@@ -70,10 +70,10 @@ def with_own_reading(program: ExportedProgram) -> ExportedProgram:
     XNNPACK's partitioner makes that conversion part of the operation behind it, and of all others that share it
     (executorch/backends/xnnpack/operators/quant_params.py, ``from_inputs``), also of those that take other numbers.
     """
-    return torch.export.export(rewritten(program, _own_reading), examples(program))
+    return torch.export.export(rewritten(program, own_reading), examples(program))
 
 
-def _own_reading(module: GraphModule) -> None:
+def own_reading(module: GraphModule) -> None:
     for node in calls(module, QUANTIZED.dequantize_per_tensor.default):
         for user in list(node.users)[1:]:
             user.replace_input_with(node, call(user, node.target, *node.args))  # type: ignore[arg-type]

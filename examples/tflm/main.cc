@@ -14,13 +14,18 @@
 #define JOIN(a, b) JOIN_(a, b)
 #define OF_MODEL(what) JOIN(MODEL, what)
 
+// Newer versions of TensorFlow Lite Micro have their names in tflite::micro, older ones in tflite.
+namespace tflite::micro {}
+using namespace tflite;
+using namespace tflite::micro;
+
 alignas(16) static uint8_t arena[OF_MODEL(_ARENA)];
 
 int main() {
-  tflite::InitializeTarget();
-  tflite::MicroMutableOpResolver<OF_MODEL(_OPERATORS)> resolver;
+  InitializeTarget();
+  MicroMutableOpResolver<OF_MODEL(_OPERATORS)> resolver;
   OF_MODEL(_ADD_OPERATORS)(resolver)
-  tflite::MicroInterpreter interpreter(tflite::GetModel(MODEL), resolver, arena, sizeof arena);
+  MicroInterpreter interpreter(GetModel(MODEL), resolver, arena, sizeof arena);
   if (interpreter.AllocateTensors() != kTfLiteOk) return 1;
 
   int8_t* input = interpreter.input(0)->data.int8;

@@ -157,7 +157,7 @@ def test_list_as_json(lvexport: Run) -> None:
 def test_doctor_sees_what_is_installed(lvexport: Run) -> None:
     found = json.loads(lvexport("doctor", "--json").stdout)
     assert {t["target"] for t in found["targets"] if t["builds"]} == set(CONVERTERS)
-    assert {t["target"] for t in found["targets"] if not t["runs"]} == {"ethos-u"}
+    assert {t["target"] for t in found["targets"] if not t["runs"]} == {"ethos-u", "executorch:ethos-u"}
     assert not any(t["remedy"] for t in found["targets"])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lvexport.converters.contract import TensorSpec
+from lvexport.validation import pte
 from lvexport.validation.contract import Array, ArtifactError, Availability, Description
 
 _IDENTIFIER = b"ET12"  # bytes 4 to 8 of every .pte file (schema/program.fbs, file_identifier)
@@ -68,17 +68,8 @@ class ExecuTorchRuntime:
         return ExecuTorchSession(method)
 
     def describe(self, artifact: Path) -> Description:
-        from executorch.exir._serialize._program import deserialize_pte_binary
-
         session = self.load(artifact, threads=1)
-        plan = deserialize_pte_binary(artifact.read_bytes()).program.execution_plan[0]
-        operators: Counter[str] = Counter()
-        for instruction in (i.instr_args for chain in plan.chains for i in chain.instructions):
-            if hasattr(instruction, "delegate_index"):
-                operators[f"delegate {plan.delegates[instruction.delegate_index].id}"] += 1
-            elif hasattr(instruction, "op_index"):
-                operators[plan.operators[instruction.op_index].name] += 1
-        return Description(session.inputs, session.outputs, dict(operators))
+        return Description(session.inputs, session.outputs, pte.read(artifact).calls())
 
 
 def check_identifier(artifact: Path) -> None:

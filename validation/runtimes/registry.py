@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from lvexport.validation.contract import Runtime
-from lvexport.validation.runtimes import coreai, coreml, ethos_u, executorch, executorch_coreml, onnx, tflite, tflm
+from lvexport.validation.runtimes import (
+    coreai,
+    coreml,
+    ethos_u,
+    executorch,
+    executorch_coreml,
+    executorch_ethos_u,
+    onnx,
+    tflite,
+    tflm,
+)
 
 RUNTIMES: dict[str, Runtime] = {
     "coreml": coreml.RUNTIME,
@@ -14,4 +24,5 @@ RUNTIMES: dict[str, Runtime] = {
     "executorch:coreml": executorch_coreml.RUNTIME,
     "tflm": tflm.RUNTIME,
     "ethos-u": ethos_u.RUNTIME,
+    "executorch:ethos-u": executorch_ethos_u.RUNTIME,
 }
