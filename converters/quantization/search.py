@@ -1,7 +1,7 @@
 """Which layers integers compute, so that what is lost stays within a budget. Importing this loads torch.
 
 Each layer's share in the noise is measured with it alone rounded. The layers that cost the most for what they bring
-stay in floating point, as few of them as will do.
+stay in floating point, as few of them as will do, and before them the sigmoids between layers.
 """
 
 from __future__ import annotations
@@ -71,6 +71,9 @@ def choose(
             steps[count] = Step(count, *whole.shares(board.on()), found)
         return steps[count].loss.within(budget)
 
+    if board.gates and (least or not good(0)):  # sigmoids in floating point cost less than any layer would
+        board.gated = False
+        steps.clear()
     count = 0
     if least or ordered or not good(0):
         noise = sensitivities(board, batches, reference)

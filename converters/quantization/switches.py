@@ -91,18 +91,22 @@ class Gate:
     output: Rounding
     around: tuple[Rounding, ...]
 
-    def turn(self) -> None:
-        """On where all around it is."""
-        self.output.on = all(rounding.on for rounding in self.around)
+    def turn(self, wanted: bool) -> None:
+        """On where that is wanted and all around it is."""
+        self.output.on = wanted and all(rounding.on for rounding in self.around)
 
 
 class Switchboard:
-    """A program with roundings at each of its sites, all off at first, and at the gates between them."""
+    """A program with roundings at each of its sites, all off at first, and at the gates between them.
+
+    ``gated``: whether gates are on where the layers around them are.
+    """
 
     def __init__(self, module: GraphModule, found: Iterable[Site], grids: Mapping[Node, Grid], bits: Integers) -> None:
         self.module = module
         self.switched = [self._install(site, grids, bits) for site in found]
         self.gates = self._install_gates()
+        self.gated = True
         module.recompile()
 
     def _install(self, site: Site, grids: Mapping[Node, Grid], bits: Integers) -> Switched:
@@ -159,7 +163,7 @@ class Switchboard:
         for switched in self.switched:
             switched.turn(on(switched.site))
         for gate in self.gates:
-            gate.turn()
+            gate.turn(self.gated)
 
     def on(self) -> list[Site]:
         """The sites that are rounded."""

@@ -15,12 +15,13 @@ from lvexport.converters.contract import Budget
 from lvexport.converters.quantization import bias
 from lvexport.converters.quantization.channels import connected
 from lvexport.converters.quantization.equalize import equalize
+from lvexport.converters.quantization.gates import spell
 from lvexport.converters.quantization.grids import Grid, spanning
 from lvexport.converters.quantization.loss import loss
 from lvexport.converters.quantization.observers import BINS, OBSERVERS, Seen
 from lvexport.converters.quantization.quantize import WEIGHTS, Calibration, Others, grids, observed, quantize
 from lvexport.converters.quantization.search import choose, fewest
-from lvexport.converters.quantization.settings import OBSERVER_NAMES, Assignment, Integer, Settings
+from lvexport.converters.quantization.settings import OBSERVER_NAMES, Assignment, Integer, Loss, Settings
 from lvexport.converters.quantization.sites import sites, whole
 from lvexport.converters.quantization.switches import Switchboard
 from lvexport.converters.rewrites.apply import rewritten
@@ -293,3 +294,23 @@ def test_silu_between_layers_is_rounded_where_integers_compute_it() -> None:
 
     assert sigmoids(gates=False) == (0, 0, (5, 5))
     assert sigmoids(gates=True) == (3, 1, (4, 4))
+
+
+@pytest.mark.parametrize("gates_cost", [False, True])
+def test_sigmoids_go_back_to_floating_point_before_layers_do(gates_cost: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = pictures(4)
+    module = rewritten(torch.export.export(Gated().eval(), batches[0]), ["activations"])[0]
+    spell(module)
+    found, total = sites(module), whole(module)
+    board = Switchboard(module, found, grids(found, observed(module, found, batches), Settings(8)), WEIGHTS)
+
+    def measured(reference: Tensor, outputs: Tensor, labels: Tensor | None) -> Loss:
+        rounded = any(gate.output.on for gate in board.gates)
+        return Loss(len(reference), 0.0, 0.5 if rounded and gates_cost else 0.0, 1.0)
+
+    monkeypatch.setattr("lvexport.converters.quantization.search.loss", measured)
+    chosen = choose(board, total, batches, None, Budget())
+    assert chosen.within
+    assert not chosen.floating
+    assert len(board.on()) == 5
+    assert [gate.output.on for gate in board.gates] == [not gates_cost]
