@@ -161,19 +161,19 @@ def computing(module: GraphModule) -> Iterator[Node]:
 
 def macs(nodes: Iterable[Node]) -> int:
     """Multiply-accumulates: for each number that a convolution or product makes, as many as there are in its sum."""
-    return sum(prod(node.meta["val"].shape) * terms(node) for node in nodes)
+    return sum(prod(node.meta["val"].shape) * summed(node) for node in nodes if summed(node))
 
 
-def terms(node: Node) -> int:
-    """Of a product or a convolution, how many there are in each sum; 0 for anything else."""
+def summed(node: Node) -> int:
+    """How many products there are in each sum that a node makes; 0 where it is neither a product nor a convolution."""
     name = str(node.target)
-    given = [source.meta["val"].shape for source in node.all_input_nodes]
     if "convolution" in name:  # weights (out, in / groups, height, width)
-        return prod(given[1][1:])
-    if "addmm" in name:
-        return int(given[1][-1])
-    products = ("aten.linear", "aten.mm", "aten.bmm")
-    return int(given[0][-1]) if any(word in name for word in products) else 0
+        return prod(node.all_input_nodes[1].meta["val"].shape[1:])
+    if "addmm" in name:  # what is added, and then the factors
+        return int(node.all_input_nodes[1].meta["val"].shape[-1])
+    if any(word in name for word in ("aten.linear", "aten.mm", "aten.bmm")):
+        return int(node.all_input_nodes[0].meta["val"].shape[-1])
+    return 0
 
 
 CONVERTER = ExecuTorchEthosU()
