@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lvexport.converters import apart
 from lvexport.converters.contract import Captured, Choice, ConversionError, Delegation, Notes, Request
-from lvexport.converters.recipes import NO_FLOATS, STATIC
+from lvexport.converters.recipes import NO_FLOATS, STATIC, WIDE
 from lvexport.converters.vela import KIB, OPTIONS, Summary, check_limits, compile_file
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
 
 _SERIALIZER = "tosa-tools"  # the backend hands Vela networks in Arm's exchange format, which this writes
+_NO_WIDE = "lvexport hands this delegate integers of 8 bits alone so far"
 _BETWEEN = "what lies before or behind it is not in integers"
 _CONVERSIONS = ("quantize_per_tensor", "dequantize_per_tensor", "dequantize_per_channel")
 _MOVES = ("view", "permute", "expand", "clone", "slice", "squeeze", "unsqueeze", "reshape", "getitem", "call_delegate")
@@ -39,7 +40,7 @@ class ExecuTorchEthosU:
     distributions = ("executorch", "ethos-u-vela", _SERIALIZER)
     modules = ("executorch.exir",)
     recipes = STATIC
-    refusals: Mapping[str, str] = MappingProxyType(NO_FLOATS)
+    refusals: Mapping[str, str] = MappingProxyType(NO_FLOATS | dict.fromkeys(WIDE, _NO_WIDE))
     options: Mapping[str, Choice] = OPTIONS
 
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:
