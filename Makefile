@@ -26,11 +26,14 @@ $(VENV)/.linked: $(VENV)/.installed pyproject.toml $(SOURCES)
 demo: install  ## the main job on real images: four targets, verified
 	$(BIN)/lvexport mobilevit --weights demo --to coreml,tflite,executorch,onnx
 
+# Two files at a time: what a file's tests share is made once.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: install  ## the tests, with a sample of the slow suites
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: install  ## every test, also those that take minutes each
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 lint: install  ## ruff and mypy --strict
 	$(BIN)/ruff check .

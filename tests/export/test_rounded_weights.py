@@ -57,7 +57,8 @@ def test_eight_bits_lose_less_than_four_and_take_more(made: Path) -> None:
     for target in (*TARGETS, *DYNAMIC):
         eight, four = found[target, "w8"], found[target, "w4"]
         assert eight["verdict"]["sqnr_db"] > four["verdict"]["sqnr_db"] + (10 if target in DYNAMIC else 15)
-        assert four["bytes"] < 0.75 * eight["bytes"]
+        # What a runtime that computes in integers has no 4-bit kernel for is 8 bits in both.
+        assert four["bytes"] < (0.8 if target in DYNAMIC else 0.75) * eight["bytes"]
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_a_later_run_keeps_what_integers_are_judged_by(made: Path, tmp_path: Pat
             ("--to", "tflite", "--quantize", "w4", "--activations", "float"),
             "tflite w4 needs --activations dynamic, not",
         ),
-        (("--to", "tflite", "--quantize", "w8a16", "--int8-io", "yes"), "tflite w8a16 needs --int8-io no, not yes"),
+        (("--to", "tflite", "--quantize", "w8a16", "--int8-io"), "tflite w8a16 needs --int8-io no, not yes"),
         (("--to", "executorch", "--quantize", "w8a16"), "executorch has no recipe w8a16: XNNPACK has no type"),
         (("--to", "coreml", "--quantize", "w4", "--min-ios", "16"), "coreml w4 needs --min-ios 18, not 16"),
         (("--to", "coreai", "--quantize", "8"), "coreai has no recipe w8a8: lvexport does not quantize"),

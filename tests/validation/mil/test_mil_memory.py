@@ -40,10 +40,11 @@ def predicted(package, x):
 
 
 def grown(attempt, package):
-    """What ``attempt`` makes a process grow by, with everything imported before."""
-    found = watched(attempt, mil.MilError, package, 2**40)
-    assert found.outcome == "ran", found
-    return found
+    """What ``attempt`` makes a process grow by, with everything imported before: the least of three, for the system
+    hands memory out in pieces of any size, and takes it back when it likes."""
+    found = [watched(attempt, mil.MilError, package, 2**40) for _ in range(3)]
+    assert {one.outcome for one in found} == {"ran"}, found
+    return min(found, key=lambda one: one.bytes)
 
 
 def test_weights_are_in_memory_once(large):
