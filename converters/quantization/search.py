@@ -1,7 +1,8 @@
 """Which layers integers compute, so that what is lost stays within a budget. Importing this loads torch.
 
 Each layer's share in the noise is measured with it alone rounded. The layers that cost the most for what they bring
-stay in floating point, as few of them as will do, and before them the sigmoids between layers.
+stay in floating point, as few of them as will do. Before any layer does, the sigmoids between layers do; they come
+back to integers where the budget is kept with them too, once those layers are out.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ def choose(
             steps[count] = Step(count, *whole.shares(board.on()), found)
         return steps[count].loss.within(budget)
 
-    if board.gates and (least or not good(0)):  # sigmoids in floating point cost less than any layer would
+    ungated = bool(board.gates) and (least > 0 or not good(0))
+    if ungated:  # sigmoids in floating point cost less than any layer would
         board.gated = False
         steps.clear()
     count = 0
@@ -80,6 +82,10 @@ def choose(
         ranked = sorted(noise.items(), key=lambda item: -item[1] / max(sum(whole.shares([item[0]])), 1e-9))
         count = fewest(good, min(least, len(ranked)), len(ranked))
     floating = {site.name: noise for site, noise in ranked[:count]}
+    if ungated and count > least and good(count):
+        board.gated = True
+        board.turn(lambda site: site.name not in floating)
+        board.gated = loss(reference, board.run(batches), labels).within(budget)
     board.turn(lambda site: site.name not in floating)
     order = tuple(site.name for site, _ in ranked)
     return Choice(floating, tuple(steps[k] for k in sorted(steps)), good(count), order)

@@ -22,7 +22,7 @@ from lvexport.converters.quantization.observers import BINS, OBSERVERS, Seen
 from lvexport.converters.quantization.quantize import WEIGHTS, Calibration, Others, grids, observed, quantize
 from lvexport.converters.quantization.search import choose, fewest
 from lvexport.converters.quantization.settings import OBSERVER_NAMES, Assignment, Integer, Loss, Settings
-from lvexport.converters.quantization.sites import sites, whole
+from lvexport.converters.quantization.sites import Whole, sites, whole
 from lvexport.converters.quantization.switches import Switchboard
 from lvexport.converters.rewrites.apply import rewritten
 from lvexport.converters.rewrites.defaults import default
@@ -296,13 +296,17 @@ def test_silu_between_layers_is_rounded_where_integers_compute_it() -> None:
     assert sigmoids(gates=True) == (3, 1, (4, 4))
 
 
-@pytest.mark.parametrize("gates_cost", [False, True])
-def test_sigmoids_go_back_to_floating_point_before_layers_do(gates_cost: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    batches = pictures(4)
+def gated_board(batches: list[tuple[Tensor, ...]]) -> tuple[Switchboard, Whole]:
     module = rewritten(torch.export.export(Gated().eval(), batches[0]), ["activations"])[0]
     spell(module)
     found, total = sites(module), whole(module)
-    board = Switchboard(module, found, grids(found, observed(module, found, batches), Settings(8)), WEIGHTS)
+    return Switchboard(module, found, grids(found, observed(module, found, batches), Settings(8)), WEIGHTS), total
+
+
+@pytest.mark.parametrize("gates_cost", [False, True])
+def test_sigmoids_go_back_to_floating_point_before_layers_do(gates_cost: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = pictures(4)
+    board, total = gated_board(batches)
 
     def measured(reference: Tensor, outputs: Tensor, labels: Tensor | None) -> Loss:
         rounded = any(gate.output.on for gate in board.gates)
@@ -313,4 +317,24 @@ def test_sigmoids_go_back_to_floating_point_before_layers_do(gates_cost: bool, m
     assert chosen.within
     assert not chosen.floating
     assert len(board.on()) == 5
+    assert [gate.output.on for gate in board.gates] == [not gates_cost]
+
+
+@pytest.mark.parametrize("gates_cost", [False, True])
+def test_sigmoids_come_back_to_integers_where_a_layer_was_to_blame(
+    gates_cost: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = pictures(4)
+    board, total = gated_board(batches)
+    blamed = board.switched[-1]
+
+    def measured(reference: Tensor, outputs: Tensor, labels: Tensor | None) -> Loss:
+        rounded = any(gate.output.on for gate in board.gates)
+        bad = blamed.weight.on or (rounded and gates_cost)
+        return Loss(len(reference), float(blamed.weight.on), 0.5 if bad else 0.0, 1.0)
+
+    monkeypatch.setattr("lvexport.converters.quantization.search.loss", measured)
+    chosen = choose(board, total, batches, None, Budget())
+    assert chosen.within
+    assert list(chosen.floating) == [blamed.site.name]
     assert [gate.output.on for gate in board.gates] == [not gates_cost]

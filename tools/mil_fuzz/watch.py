@@ -25,6 +25,7 @@ CPU_SECONDS = 10
 CLOCK_SECONDS = 120
 ADDRESS_SPACE = 8 * 2**30  # bytes beyond what is mapped at the start: keeps the machine alive, judges nothing
 MEBIBYTE = 2**20
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 SOUND = frozenset({"ran", "refused"})
 
 
@@ -154,7 +155,11 @@ def _begin(cpu_seconds: int) -> None:
     most = _resident("VmSize") + ADDRESS_SPACE
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     # What the parent has given back to its heap would otherwise be used again without being counted (malloc_trim(3)).
-    ctypes.CDLL(None).malloc_trim(0)
+    libc = ctypes.CDLL(None)
+    libc.malloc_trim(0)
+    # How much of what is freed stays with the process would otherwise follow from what the parent freed (mallopt(3)).
+    libc.mallopt(M_MMAP_THRESHOLD, MEBIBYTE)
+    libc.mallopt(M_TRIM_THRESHOLD, MEBIBYTE)
     # The highest mark so far is the parent's; it begins anew here (proc(5), clear_refs).
     descriptor = os.open("/proc/self/clear_refs", os.O_WRONLY)
     os.write(descriptor, b"5")

@@ -125,10 +125,11 @@ def test_compressed_constants_take_no_more_than_others(palettes, monkeypatch):
 def test_stored_constants_without_room_are_read_each_time(large, monkeypatch):
     package, x = large
     kept = predicted(package, x)["out"]
+    most = grown(partial(predicted, package, x), package).bytes
     monkeypatch.setattr(keeping, "ROOM", 0)
     monkeypatch.setattr(keeping, "LEAST_ROOM", 0)
     np.testing.assert_array_equal(predicted(package, x)["out"], kept)
-    assert grown(lambda: predicted(package, x), package).bytes < 4 * LAYERS * SIDE * SIDE * 2 / 3
+    assert grown(partial(predicted, package, x), package).bytes < 0.75 * most
 
 
 def test_a_file_cut_short_while_it_is_in_use(save):
