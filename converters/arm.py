@@ -9,11 +9,11 @@ from torch.fx import GraphModule, Node
 from lvexport.converters.derived import examples, rewritten
 from lvexport.converters.quantization.forms import flatten_layers, own_reading
 from lvexport.converters.quantization.grids import QUANTIZED
+from lvexport.converters.quantization.sites import CLIPS
 from lvexport.converters.rewrites.graph import ATEN, call, calls, constant, is_call, keep, prune
 
 _READS = (QUANTIZED.dequantize_per_tensor.default, QUANTIZED.dequantize_per_channel.default)
 _ROUNDS = (QUANTIZED.quantize_per_tensor.default,)
-_FUSED = (ATEN.relu.default, ATEN.relu6.default, ATEN.hardtanh.default)  # which become part of the layer before them
 _LEAST, _MOST = -(2**31), 2**31 - 1
 
 
@@ -64,13 +64,13 @@ def mark(program: ExportedProgram) -> None:
 
 def given_integers(node: Node, marked: set[Node]) -> bool:
     """Whether all that an operation takes is integers, or what the layer makes that an activation becomes part of."""
-    fused = is_call(node, *_FUSED)
+    fused = is_call(node, *CLIPS)
     return all(is_call(source, *_READS) or (fused and source in marked) for source in node.all_input_nodes)
 
 
 def makes_integers(node: Node) -> bool:
     """Whether all that takes a result rounds it, the activation of a layer between the two aside."""
     users = list(node.users)
-    if len(users) == 1 and is_call(users[0], *_FUSED) and not is_call(node, *_FUSED):
+    if len(users) == 1 and is_call(users[0], *CLIPS) and not is_call(node, *CLIPS):
         users = list(users[0].users)
     return all(is_call(user, *_ROUNDS) for user in users)

@@ -133,9 +133,10 @@ class Captured:
 
     def module(self) -> tuple[nn.Module, tuple[Tensor, ...]]:
         """The program as a module, and inputs like those that it was captured with, for what captures it itself."""
+        from lvexport.converters.derived import examples
+
         program = self.program()
-        args, _ = program.example_inputs or ((), {})
-        return program.module(), tuple(args)
+        return program.module(), examples(program)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ _NO_WIDE = "lvexport hands this delegate integers of 8 bits alone so far"
 _BETWEEN = "what lies before or behind it is not in integers"
 _CONVERSIONS = ("quantize_per_tensor", "dequantize_per_tensor", "dequantize_per_channel")
 _MOVES = ("view", "permute", "expand", "clone", "slice", "squeeze", "unsqueeze", "reshape", "getitem", "call_delegate")
+_COMPUTE_NOTHING = (*_CONVERSIONS, *_MOVES)
 
 
 class ExecuTorchEthosU:
@@ -110,8 +111,7 @@ def partitioner_for(spec: Any) -> tuple[Any, Any]:
 
 def conversions(module: GraphModule) -> dict[str, str]:
     """Of conversions between integers and floating-point numbers, and of moves, why they stay."""
-    told = (*_CONVERSIONS, *_MOVES)
-    return {n.name: _BETWEEN for n in module.graph.nodes if any(word in str(n.target) for word in told)}
+    return {n.name: _BETWEEN for n in module.graph.nodes if any(word in str(n.target) for word in _COMPUTE_NOTHING)}
 
 
 def summaries(networks: Iterable[Path], flags: list[str], scratch: Path) -> Iterator[Summary]:
@@ -154,9 +154,8 @@ def work(modules: Iterable[GraphModule]) -> tuple[int, int]:
 
 def computing(module: GraphModule) -> Iterator[Node]:
     """Calls that neither convert numbers nor move them."""
-    skipped = (*_CONVERSIONS, *_MOVES)
     for node in module.graph.nodes:
-        if node.op == "call_function" and not any(word in str(node.target) for word in skipped):
+        if node.op == "call_function" and not any(word in str(node.target) for word in _COMPUTE_NOTHING):
             yield node
 
 

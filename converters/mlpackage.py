@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from lvexport.converters import recipes
@@ -31,6 +30,9 @@ STATIC = {name: replace(halved(recipe), requires={"min_ios": ("17", "18")}) for 
 NO_WORDS = "Core ML's operation quantize makes 8-bit integers and no others, so 16-bit activations have no form there"
 # How far a number may be from a whole multiple of its scale, in scales, to stand for it: half precision rounds both.
 _ON_GRID = 0.25
+_ROUNDINGS = ("quantize", "dequantize")
+# What coremltools lays beside the model for ExecuTorch's debugger, up to a tenth of a small package.
+_DEBUG_HANDLES = "executorch_debug_handle_mapping.json"
 
 
 def compressed(model: Any, integers: Integers) -> Any:
@@ -74,11 +76,6 @@ def on_grid(weight: Any, integers: Integers) -> bool:
     return bool((off <= _ON_GRID * scale).all())
 
 
-_ROUNDINGS = ("quantize", "dequantize")
-# What coremltools lays beside the model for ExecuTorch's debugger, up to a tenth of a small package.
-_DEBUG_HANDLES = "executorch_debug_handle_mapping.json"
-
-
 def finish(package: Path, spec: Any) -> None:
     """Rewrite the package without what is in it twice or for debuggers, and so that the same program always gives the
     same bytes.
@@ -107,16 +104,13 @@ def finish(package: Path, spec: Any) -> None:
     manifest_path.write_text(json.dumps(manifest, indent=4) + "\n")
 
 
-def share_constants(block: Any, known: Mapping[str, str] = MappingProxyType({})) -> None:
-    """Let equal small constants of a block be one, which coremltools writes anew for each operation.
-
-    ``known``: the names of constants outside of the block that are gone, each with that which stands for it.
-    """
-    renamed, first, kept = dict(known), dict[bytes, str](), []
+def share_constants(block: Any) -> None:
+    """Let equal small constants of a block be one, which coremltools writes anew for each operation."""
+    renamed, first, kept = dict[str, str](), dict[bytes, str](), []
     for operation in block.operations:
         rename_arguments(operation, renamed)
         for inner in operation.blocks:
-            share_constants(inner, renamed)
+            share_constants(inner)
         value = small_constant(operation)
         if value is None or operation.outputs[0].name in block.outputs:
             kept.append(operation)
@@ -127,15 +121,18 @@ def share_constants(block: Any, known: Mapping[str, str] = MappingProxyType({}))
             kept.append(operation)
     del block.operations[:]
     block.operations.extend(kept)
-    block.outputs[:] = [known.get(name, name) for name in block.outputs]
 
 
 def rename_arguments(operation: Any, renamed: Mapping[str, str]) -> None:
-    """Let an operation take the constants that stand for those that are gone."""
+    """Let an operation, and the blocks within it, take tensors by their new names."""
     for given in operation.inputs.values():
         for argument in given.arguments:
             if argument.WhichOneof("binding") == "name":
                 argument.name = renamed.get(argument.name, argument.name)
+    for inner in operation.blocks:
+        for one in inner.operations:
+            rename_arguments(one, renamed)
+        inner.outputs[:] = [renamed.get(name, name) for name in inner.outputs]
 
 
 def small_constant(operation: Any) -> bytes | None:
@@ -153,8 +150,6 @@ def shorten_names(block: Any) -> None:
     renamed: dict[str, str] = {}
     for operation in block.operations:
         rename_arguments(operation, renamed)
-        for inner in operation.blocks:
-            share_constants(inner, renamed)
         if small_constant(operation) is None and operation.type not in _ROUNDINGS:
             continue
         (output,) = operation.outputs

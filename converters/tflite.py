@@ -51,11 +51,10 @@ class TFLite:
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:
         import litert_torch
 
-        program = captured.program()
         if request.recipe.name in WIDE:
             from lvexport.converters import tflite_sixteen
 
-            tflite_sixteen.write_layers(program, out)
+            tflite_sixteen.write_layers(captured.program(), out)
             return Notes("torch.export")
         if request.recipe.activations is not None:
             from lvexport.converters.tflite_integers import write_layers

@@ -15,6 +15,7 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
+from lvexport.converters import tflite_edits as edits
 from lvexport.converters.derived import examples
 from lvexport.converters.quantization.forms import with_float_weights
 
@@ -47,10 +48,9 @@ def converted(program: ExportedProgram) -> bytes:
     from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
     from litert_torch.quantize.quant_config import QuantConfig
 
-    program = with_float_weights(program)
     # The quantizer is not used: only through it is the converter told what to do with roundings.
     static = PT2EQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True, is_dynamic=False))
-    model = litert_torch.convert(program.module(), examples(program), quant_config=QuantConfig(static))
+    model = litert_torch.convert(with_float_weights(program), examples(program), quant_config=QuantConfig(static))
     content: bytes = model.model_content()
     return content
 
@@ -89,13 +89,13 @@ def give_float_interface(model: Any) -> None:
     for place, index in enumerate(graph.inputs):
         if graph.tensors[index].type == schema.TensorType.INT8:
             new = float_copy(model, index)
-            graph.operators.insert(0, operator(model, schema.BuiltinOperator.QUANTIZE, new, index))
+            graph.operators.insert(0, edits.operator(model, schema.BuiltinOperator.QUANTIZE, new, index))
             rename(model, "inputs", index, new)
             graph.inputs[place] = new
     for place, index in enumerate(graph.outputs):
         if graph.tensors[index].type == schema.TensorType.INT8:
             new = float_copy(model, index)
-            graph.operators.append(operator(model, schema.BuiltinOperator.DEQUANTIZE, index, new))
+            graph.operators.append(edits.operator(model, schema.BuiltinOperator.DEQUANTIZE, index, new))
             rename(model, "outputs", index, new)
             graph.outputs[place] = new
 
@@ -108,20 +108,6 @@ def float_copy(model: Any, index: int) -> int:
     old.name = old.name + b"_integers"
     model.subgraphs[0].tensors.append(new)
     return len(model.subgraphs[0].tensors) - 1
-
-
-def operator(model: Any, code: int, given: int, made: int) -> Any:
-    """A call of an operator with one input and one output."""
-    codes = [c.builtinCode for c in model.operatorCodes]
-    if code not in codes:
-        known = schema.OperatorCodeT()
-        known.builtinCode = known.deprecatedBuiltinCode = code
-        known.version = 1
-        model.operatorCodes.append(known)
-        codes.append(code)
-    found = schema.OperatorT()
-    found.opcodeIndex, found.inputs, found.outputs = codes.index(code), [given], [made]
-    return found
 
 
 def rename(model: Any, side: str, old: int, new: int) -> None:

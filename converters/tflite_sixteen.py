@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
+from lvexport.converters import tflite_edits as edits
 from lvexport.converters.compression import Quantized, requantize
 from lvexport.converters.contract import ConversionError, Integers
 from lvexport.converters.derived import examples, rewritten
@@ -28,8 +29,8 @@ from lvexport.converters.quantization.grids import QUANTIZED, Grid
 from lvexport.converters.quantization.sites import output
 from lvexport.converters.rewrites import layers
 from lvexport.converters.rewrites.graph import ATEN, call, calls, constant, is_call, keep, prune, replace
-from lvexport.converters.tflite_integers import operator, shorten_names, write
-from lvexport.converters.tflite_weights import OUTPUTS, code, versioned
+from lvexport.converters.tflite_integers import shorten_names, write
+from lvexport.converters.tflite_weights import OUTPUTS
 
 _BUILTIN, _TYPE = schema.BuiltinOperator, schema.TensorType
 _WEIGHTS = Integers(8)
@@ -73,8 +74,7 @@ def write_layers(program: ExportedProgram, out: Path) -> None:
     module = rewritten(program)
     wanted = list(rounded(module))
     without_roundings(module)
-    floating = torch.export.export(module, examples(program))
-    content = litert_torch.convert(floating.module(), examples(program)).model_content()
+    content = litert_torch.convert(module, examples(program)).model_content()
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     make_integer(model, wanted)
     shorten_names(model)
@@ -174,7 +174,7 @@ def has_scales(weight: Quantized, layer: Layer) -> bool:
 
 def weights_of(model: Any, graph: Any, found: Any) -> Quantized | None:
     """What a layer's weights (O, …) were rounded to; None where the operator is no layer that has any."""
-    kind = code(model, found)
+    kind = edits.code(model, found)
     if kind not in OUTPUTS:
         return None
     tensor = graph.tensors[found.inputs[1]]
@@ -195,14 +195,14 @@ class _Writer:
 
     def write(self, found: Any, layer: Layer, data: NDArray[np.int8]) -> None:
         """One layer in integers, and the conversion of what it gives."""
-        kind = code(self.model, found)
+        kind = edits.code(self.model, found)
         found.inputs, found.outputs = list(found.inputs), list(found.outputs)
         found.inputs[1] = self._weights(found.inputs[1], OUTPUTS[kind], layer, data)
         if len(found.inputs) > 2 and found.inputs[2] >= 0:
             found.inputs[2] = self._bias(found.inputs[2], layer)
         found.inputs[0] = self._given(found.inputs[0], layer.given)
         floating, found.outputs[0] = found.outputs[0], self._tensor(found.outputs[0], layer.output)
-        found.opcodeIndex = versioned(self.model, kind, _VERSIONS[kind])
+        found.opcodeIndex = edits.versioned(self.model, kind, _VERSIONS[kind])
         self.operators.append(found)
         self.integers[floating, layer.output] = found.outputs[0]
         self._convert(_BUILTIN.DEQUANTIZE, found.outputs[0], floating)
@@ -211,7 +211,7 @@ class _Writer:
         """All operators, but for conversions that nobody needs."""
         taken = {*self.graph.outputs} | {i for found in self.operators for i in found.inputs}
         back = _BUILTIN.DEQUANTIZE
-        return [f for f in self.operators if code(self.model, f) != back or f.outputs[0] in taken]
+        return [f for f in self.operators if edits.code(self.model, f) != back or f.outputs[0] in taken]
 
     def _given(self, floating: int, grid: Grid) -> int:
         """The integers of a tensor: those that a layer gave, or new ones."""
@@ -221,30 +221,25 @@ class _Writer:
         return self.integers[floating, grid]
 
     def _convert(self, kind: int, given: int, made: int) -> None:
-        converting = operator(self.model, kind, given, made)
-        converting.opcodeIndex = versioned(self.model, kind, _VERSIONS[kind])
-        self.operators.append(converting)
+        self.operators.append(edits.operator(self.model, kind, given, made, _VERSIONS[kind]))
 
     def _tensor(self, floating: int, grid: Grid) -> int:
         """A tensor of integers like one in floating point."""
-        return self._like(floating, _TYPE.INT16, 0, scaled(np.array([grid.scale], np.float32), 0))
+        return self._like(floating, _TYPE.INT16, 0, edits.scaled(np.array([grid.scale], np.float32), 0))
 
     def _weights(self, index: int, axis: int, layer: Layer, data: NDArray[np.int8]) -> int:
-        return self._constant(index, np.moveaxis(data, 0, axis), _TYPE.INT8, scaled(layer.scale, axis))
+        return self._constant(index, np.moveaxis(data, 0, axis), _TYPE.INT8, edits.scaled(layer.scale, axis))
 
     def _bias(self, index: int, layer: Layer) -> int:
         number = np.frombuffer(bytes(self.model.buffers[self.graph.tensors[index].buffer].data), np.float32)
         scale = layer.scale.astype(np.float64) * layer.given.scale
         return self._constant(
-            index, np.rint(number / scale).astype(np.int64), _TYPE.INT64, scaled(scale.astype(np.float32), 0)
+            index, np.rint(number / scale).astype(np.int64), _TYPE.INT64, edits.scaled(scale.astype(np.float32), 0)
         )
 
     def _constant(self, index: int, numbers: NDArray[Any], kind: int, quantization: Any) -> int:
         """A constant of integers; the one in floating point stays for others that take it."""
-        buffer = schema.BufferT()
-        buffer.data = np.frombuffer(np.ascontiguousarray(numbers).tobytes(), np.uint8)
-        self.model.buffers.append(buffer)
-        return self._like(index, kind, len(self.model.buffers) - 1, quantization)
+        return self._like(index, kind, edits.constant(self.model, numbers), quantization)
 
     def _like(self, index: int, kind: int, buffer: int, quantization: Any) -> int:
         """A new tensor of the shape of another."""
@@ -253,14 +248,6 @@ class _Writer:
         new.type, new.buffer, new.quantization = kind, buffer, quantization
         self.graph.tensors.append(new)
         return len(self.graph.tensors) - 1
-
-
-def scaled(scale: NDArray[np.float32], axis: int) -> Any:
-    """Scales along an axis, without zero points."""
-    found = schema.QuantizationParametersT()
-    found.scale, found.zeroPoint = scale, np.zeros(len(scale), np.int64)
-    found.quantizedDimension = axis
-    return found
 
 
 def drop_unused(model: Any, graph: Any) -> None:

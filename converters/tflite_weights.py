@@ -6,6 +6,7 @@ order of LiteRT's maps, where channels are last, it is the same layer.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 from numpy.typing import NDArray
 
+from lvexport.converters import tflite_edits as edits
 from lvexport.converters.compression import SMALLEST, Quantized, recovered
 from lvexport.converters.contract import Integers
 from lvexport.converters.recipes import FLOATING
@@ -58,10 +60,10 @@ def write_integers(single: Path, integers: Integers, dynamic: bool, out: Path) -
     model = flatbuffer_utils.read_model(str(single))
     graph = model.subgraphs[0]
     weights = list(rounded(model, graph, integers))
-    counts: dict[int, int] = {}
+    counts = Counter[int]()
     for weight in weights:
         bits = FLOATING if weight.found is None else weight.found.bits
-        counts[bits] = counts.get(bits, 0) + weight.numbers
+        counts[bits] += weight.numbers
         if weight.found is None:
             continue
         if bits == _FOUR:
@@ -84,7 +86,7 @@ def rounded(model: Any, graph: Any, integers: Integers) -> Iterator[Weight]:
         for place, tensor in enumerate(operator.inputs):
             users.setdefault(int(tensor), []).append((operator, place))
     for tensor, taken in users.items():
-        codes = {code(model, operator) for operator, _ in taken}
+        codes = {edits.code(model, operator) for operator, _ in taken}
         data = model.buffers[graph.tensors[tensor].buffer].data if tensor >= 0 else None
         if data is None or len(codes) > 1 or not codes <= OUTPUTS.keys() or {place for _, place in taken} != {1}:
             continue
@@ -117,12 +119,6 @@ def stored(value: NDArray[Any], kind: int) -> NDArray[Any]:
     return np.moveaxis(value, 0, OUTPUTS[kind])
 
 
-def code(model: Any, operator: Any) -> int:
-    """What an operator is. Those of the first 127 kinds may be named in the older field alone (schema.fbs)."""
-    found = model.operatorCodes[operator.opcodeIndex]
-    return int(max(found.builtinCode, found.deprecatedBuiltinCode))
-
-
 def store(model: Any, graph: Any, weight: Weight) -> None:
     """Put integers and scales in the place of a weight's numbers."""
     assert weight.found is not None
@@ -136,11 +132,7 @@ def store(model: Any, graph: Any, weight: Weight) -> None:
 def per_channel(weight: Weight) -> Any:
     """A scale for each output channel."""
     assert weight.found is not None
-    known = schema.QuantizationParametersT()
-    known.scale = weight.found.scale.numpy().reshape(-1)
-    known.zeroPoint = np.zeros(len(known.scale), np.int64)
-    known.quantizedDimension = weight.axis
-    return known
+    return edits.scaled(weight.found.scale.numpy().reshape(-1), weight.axis)
 
 
 def store_four_bits(model: Any, graph: Any, weight: Weight) -> None:
@@ -159,7 +151,7 @@ def store_four_bits(model: Any, graph: Any, weight: Weight) -> None:
             connect(user)
         weight = replace(weight, kind=_BUILTIN.FULLY_CONNECTED)
     for user in weight.users:
-        user.opcodeIndex = versioned(model, weight.kind, _FOUR_BITS[weight.kind])
+        user.opcodeIndex = edits.versioned(model, weight.kind, _FOUR_BITS[weight.kind])
     flat = stored(data, weight.kind).reshape(-1)
     flat = np.append(flat, np.zeros(flat.size % 2, np.int8))
     model.buffers[tensor.buffer].data = ((flat[0::2] & 15) | ((flat[1::2] & 15) << 4)).astype(np.uint8)
@@ -186,11 +178,9 @@ def connect(operator: Any) -> None:
 
 def in_blocks(model: Any, graph: Any, scale: torch.Tensor, channels: int) -> Any:
     """A scale (O, blocks) for each block of input channels, as a tensor of its own in half precision."""
-    buffer, tensor = schema.BufferT(), schema.TensorT()
-    buffer.data = np.frombuffer(scale.half().numpy().tobytes(), np.uint8)
-    model.buffers.append(buffer)
+    tensor = schema.TensorT()
     tensor.name, tensor.shape, tensor.type = b"", np.array(scale.shape, np.int32), schema.TensorType.FLOAT16
-    tensor.buffer = len(model.buffers) - 1
+    tensor.buffer = edits.constant(model, scale.half().numpy())
     graph.tensors.append(tensor)
     known, details = schema.QuantizationParametersT(), schema.BlockwiseQuantizationT()
     details.scales, details.zeroPoints = len(graph.tensors) - 1, -1
@@ -205,26 +195,10 @@ def dequantize(model: Any, graph: Any, weight: Weight) -> None:
     made.name, made.shape = b"", graph.tensors[weight.tensor].shape
     made.type, made.buffer = schema.TensorType.FLOAT32, 0
     graph.tensors.append(made)
-    operator = schema.OperatorT()
-    operator.opcodeIndex = versioned(model, _BUILTIN.DEQUANTIZE, _PER_CHANNEL)
-    operator.inputs, operator.outputs = (
-        np.array([weight.tensor], np.int32),
-        np.array([len(graph.tensors) - 1], np.int32),
-    )
-    operator.builtinOptionsType = schema.BuiltinOptions.DequantizeOptions
-    operator.builtinOptions = schema.DequantizeOptionsT()
-    graph.operators.insert(0, operator)
+    number = len(graph.tensors) - 1
+    reading = edits.operator(model, _BUILTIN.DEQUANTIZE, weight.tensor, number, _PER_CHANNEL)
+    reading.builtinOptionsType = schema.BuiltinOptions.DequantizeOptions
+    reading.builtinOptions = schema.DequantizeOptionsT()
+    graph.operators.insert(0, reading)
     for user in weight.users:
-        user.inputs[1] = len(graph.tensors) - 1
-
-
-def versioned(model: Any, kind: int, least: int) -> int:
-    """The place of a kind of operator, of a version or a later one, among the model's; it is put there if missing."""
-    for place, found in enumerate(model.operatorCodes):
-        if found.builtinCode == kind and found.version >= least:
-            return place
-    made = schema.OperatorCodeT()
-    made.builtinCode = made.deprecatedBuiltinCode = kind
-    made.version = least
-    model.operatorCodes.append(made)
-    return len(model.operatorCodes) - 1
+        user.inputs[1] = number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.fx import GraphModule, Node
 from lvexport.converters.compression import Quantized, is_product, recovered, weights
 from lvexport.converters.contract import Integers
 from lvexport.converters.derived import attach, constant, examples, rewritten
+from lvexport.converters.recipes import FLOATING
 from lvexport.converters.rewrites.graph import prune
 
 _QUANTIZED = torch.ops.quantized_decomposed
@@ -27,7 +29,7 @@ _POINTWISE = (
     _ATEN.add.Tensor,
     _ATEN.mul.Tensor,
 )
-_FOUR, _FLOAT = 4, 32  # bits
+_FOUR = 4  # bits
 _BLOCK = 32  # input channels: XNNPACK takes blocks of so many or a multiple of them (backends/xnnpack/operators)
 _LOWEST, _HIGHEST = -128, 127  # of what a layer takes
 # The smallest scale of an activation; XNNPACK has a smaller one, which only activations of no size would tell apart.
@@ -52,7 +54,7 @@ def integer_layers(module: GraphModule, integers: Integers, convolutions: bool) 
     Convolutions in groups stay in floating point, for which XNNPACK has no such kernels. How many numbers of weights
     have how many bits; those that stay floating have 32.
     """
-    counts: dict[int, int] = {}
+    counts = Counter[int]()
     for weight in list(weights(module)):
         value = constant(module, weight)
         found = recovered(value, integers)
@@ -60,9 +62,9 @@ def integer_layers(module: GraphModule, integers: Integers, convolutions: bool) 
         if integers.kernels is not None and found is not None and all(map(is_product, layers)):
             layers = [as_linear(module, layer) if layer.target is _CONV else layer for layer in layers]
         if found is None or any(stays(layer, convolutions) for layer in layers):
-            counts[_FLOAT] = counts.get(_FLOAT, 0) + value.numel()
+            counts[FLOATING] += value.numel()
             continue
-        counts[found.bits] = counts.get(found.bits, 0) + value.numel()
+        counts[found.bits] += value.numel()
         for layer in layers:
             if layer.target is _CONV and not is_channels_last(layer.args[0]):
                 layer.update_arg(0, in_channels_last(module, layer))

@@ -13,11 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lvexport.converters.derived import examples
+from lvexport.converters.vela import KIB
 from lvexport.models.errors import SizeError
 from lvexport.models.registry import ENTRIES, Entry
 
 SIZES = (256, 224, 192, 160, 128, 96, 64, 32)  # pixels a side that are tried, the largest first
-KIB = 1024
 
 
 class _Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
 from lvexport.converters.derived import examples, rewritten
 from lvexport.converters.quantization.grids import QUANTIZED
 from lvexport.converters.rewrites.graph import ATEN, call, calls, constant, keep, prune, replace, shape
+from lvexport.converters.rewrites.layers import column
 
 
-def with_float_weights(program: ExportedProgram) -> ExportedProgram:
+def with_float_weights(program: ExportedProgram) -> GraphModule:
     """Integer weights as numbers that are rounded to the same integers, for converters that make these themselves.
+
+    A module, for such a converter captures it itself.
 
     Each operation reads its own numbers off the grid, as :func:`with_own_reading` has it: litert-torch moves transposes
     past these conversions, and fails where one serves operations of several layouts.
     """
-    return torch.export.export(rewritten(program, _float_weights, own_reading), examples(program))
+    return rewritten(program, _float_weights, own_reading)
 
 
 def _float_weights(module: GraphModule) -> None:
@@ -26,14 +28,10 @@ def _float_weights(module: GraphModule) -> None:
         data, scale = constant(module, node.args[0]), constant(module, node.args[1])
         assert data is not None
         assert scale is not None
-        number = keep(module, node, f"{node.name}_numbers", data * _column(scale, data))
+        number = keep(module, node, f"{node.name}_numbers", data * column(scale, data))
         rounded = call(node, QUANTIZED.quantize_per_channel.default, number, *node.args[1:])
         node.update_arg(0, rounded)
     prune(module)
-
-
-def _column(scale: Tensor, data: Tensor) -> Tensor:
-    return scale.reshape(-1, *(1 for _ in data.shape[1:]))
 
 
 def with_flat_layers(program: ExportedProgram) -> ExportedProgram:

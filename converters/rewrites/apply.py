@@ -14,6 +14,7 @@ from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves
 
 from lvexport.converters.contract import Captured, ConversionError
+from lvexport.converters.derived import examples
 from lvexport.converters.rewrites.registry import REWRITES
 
 # A rewritten program in single precision differs from the original by rounding alone, which leaves 116 to 134 dB in the
@@ -52,9 +53,8 @@ def rewrite(captured: Captured, names: Iterable[str]) -> Rewritten:
     """
     program = captured.program()
     module, change = rewritten(program, names)
-    args, _ = program.example_inputs or ((), {})
     own = {field.name: getattr(captured, field.name) for field in fields(Captured)}
-    return Rewritten(**own, graph=module, arguments=tuple(args), sqnr_db=change)
+    return Rewritten(**own, graph=module, arguments=examples(program), sqnr_db=change)
 
 
 @torch.no_grad()
@@ -90,9 +90,8 @@ def is_rounding(program: ExportedProgram, inputs: list[Tensor], before: list[Ten
 
 def random_inputs(program: ExportedProgram) -> list[Tensor]:
     """Seeded inputs like those that the program was captured with: normal numbers, and whole numbers as they were."""
-    args, _ = program.example_inputs or ((), {})
-    generator = torch.Generator().manual_seed(SEED)
-    return [torch.randn(a.shape, generator=generator).to(a.dtype) if a.is_floating_point() else a for a in args]
+    generator, given = torch.Generator().manual_seed(SEED), examples(program)
+    return [torch.randn(a.shape, generator=generator).to(a.dtype) if a.is_floating_point() else a for a in given]
 
 
 def outputs(module: GraphModule, inputs: list[Tensor]) -> list[Tensor]:

@@ -14,7 +14,8 @@ from lvexport.converters.activations import rounded, simulated
 from lvexport.converters.compression import Quantized, compress
 from lvexport.converters.contract import DYNAMIC, FLOAT, Captured, Request, TensorSpec
 from lvexport.converters.tflite import CONVERTER
-from lvexport.converters.tflite_weights import OUTPUTS, code, is_kept
+from lvexport.converters.tflite_edits import code
+from lvexport.converters.tflite_weights import OUTPUTS, is_kept
 from lvexport.validation.metrics import sqnr_db
 from lvexport.validation.runtimes.tflite import RUNTIME
 
