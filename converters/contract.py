@@ -77,8 +77,8 @@ class Recipe:
     ``gates``: the target computes x·sigmoid(x) between two such layers in whole numbers too.
     ``mixed``: only as many of these layers as a budget allows. ``requires`` has the values that an option of the target
     may then have, the first of them the default. ``dynamic``: the target may compute layers with integer weights in
-    integers, and then rounds what they take as it comes (:func:`rounds_activations`). ``method``: in a few words, how
-    the target does it.
+    integers, and then rounds what they take as it comes (:func:`rounds_activations`). ``squares``: squares of
+    activations stay in the range in which the target computes them. ``method``: in a few words, how the target does it.
     """
 
     name: str
@@ -89,6 +89,7 @@ class Recipe:
     mixed: bool = False
     gates: bool = False
     dynamic: bool = False
+    squares: bool = True
     method: str = ""
     requires: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 

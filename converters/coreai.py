@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from lvexport.converters.contract import Captured, Choice, Integers, Notes, Request
-from lvexport.converters.recipes import FLOATS, INTEGERS, NO_STATIC
+from lvexport.converters.recipes import INTEGERS, NO_STATIC, WIDENED
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -29,14 +29,15 @@ class CoreAI:
     suffix = ".aimodel"
     distributions = ("coreai-torch",)
     modules = ("coreai_torch",)
-    recipes = FLOATS | INTEGERS
+    recipes = WIDENED | INTEGERS
     refusals = NO_STATIC
     options: Mapping[str, Choice] = MappingProxyType({})
 
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:
         from coreai_torch import TorchConverter, get_decomp_table
 
-        from lvexport.converters.derived import for_core_ai, halve
+        from lvexport.converters.derived import for_core_ai
+        from lvexport.converters.halves import halve
 
         program = for_core_ai(captured.program())
         if request.recipe.name == "fp16":

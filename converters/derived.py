@@ -11,36 +11,10 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from lvexport.converters.contract import Normalisation
-from lvexport.converters.rewrites.norms import fold_batch_norms
 
 # aten.avg_pool2d's arguments where they are left out: input, kernel_size, stride, padding, ceil_mode,
 # count_include_pad, divisor_override (aten/src/ATen/native/native_functions.yaml)
 _POOLING = (None, None, (), (0, 0), False, True, None)
-
-
-class _Half(nn.Module):
-    """A program in half precision behind single-precision inputs and outputs."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module.half()
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        outputs = self.module(*(x.half() if x.is_floating_point() else x for x in inputs))
-        outputs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
-        return tuple(y.float() if y.is_floating_point() else y for y in outputs)
-
-
-def halve(program: ExportedProgram) -> ExportedProgram:
-    """The same program with weights and arithmetic in half precision; inputs and outputs keep their types.
-
-    Batch normalisation is folded into convolutions while both are in single precision: folded in half, every channel's
-    factor would be rounded, and such errors do not average out. Layer and group normalisation are computed in single
-    precision between casts, for they sum squares over the width or more: ExecuTorch's portable kernel loses all digits
-    there in half precision from a width of some hundreds on.
-    """
-    module = rewritten(program, fold_batch_norms, widen_norms)
-    return torch.export.export(_Half(module), examples(program))
 
 
 def for_xnnpack(program: ExportedProgram) -> ExportedProgram:
@@ -79,21 +53,6 @@ def follow(node: torch.fx.Node, target: Callable[..., Any], *more: Any) -> None:
     with node.graph.inserting_after(node):
         behind = node.graph.call_function(target, (node, *more))
     node.replace_all_uses_with(behind, delete_user_cb=lambda user: user is not behind)
-
-
-def widen_norms(module: torch.fx.GraphModule) -> None:
-    """Put casts to single precision before every layer or group normalisation, and one to half behind it."""
-    aten, graph = torch.ops.aten, module.graph
-    nodes = [
-        node
-        for target in (aten.layer_norm.default, aten.group_norm.default)
-        for node in graph.find_nodes(op="call_function", target=target)
-    ]
-    for node in nodes:
-        with graph.inserting_before(node):
-            for given in dict.fromkeys(arg for arg in node.args if isinstance(arg, torch.fx.Node)):
-                node.replace_input_with(given, graph.call_function(aten.to.dtype, (given, torch.float32)))
-        follow(node, aten.to.dtype, torch.float16)
 
 
 def spell_group_norms(module: torch.fx.GraphModule) -> None:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from lvexport.converters.contract import Captured, Choice, Delegation, Integers, Notes, Request
-from lvexport.converters.recipes import FLOATS, GATED, W8, XNNPACK_W4, bits_of_weights, rounding_activations
+from lvexport.converters.recipes import GATED, W8, WIDENED, XNNPACK_W4, bits_of_weights, rounding_activations
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -24,6 +24,8 @@ _NO_WORDS = (
 class ExecuTorch:
     """``fp16`` computes in half precision between single-precision inputs and outputs, ``w8`` in integers.
 
+    Normalisation and GELU stay in single precision, within the delegate.
+
     XNNPACK has no kernels for integer weights alone: what layers take is rounded to 8 bits as it comes.
     """
 
@@ -33,16 +35,16 @@ class ExecuTorch:
     suffix = ".pte"
     distributions = ("executorch",)
     modules = ("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch.exir")
-    recipes = FLOATS | {"w8": rounding_activations(W8), "w4": rounding_activations(XNNPACK_W4)} | GATED
+    recipes = WIDENED | {"w8": rounding_activations(W8), "w4": rounding_activations(XNNPACK_W4)} | GATED
     refusals: Mapping[str, str] = MappingProxyType({"w8a16": _NO_WORDS})
     options: Mapping[str, Choice] = MappingProxyType({})
 
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:
-        from lvexport.converters.derived import for_xnnpack, halve
+        from lvexport.converters.derived import for_xnnpack
 
         program = captured.program()
         if request.recipe.name == "fp16":
-            program = halve(program)
+            program = halved(program)
         static = request.recipe.activations is not None
         if static:
             from lvexport.converters.quantization.forms import with_own_reading
@@ -56,6 +58,17 @@ class ExecuTorch:
             edge, delegation, remarks = lowered_in_integers(program, request.recipe.weights)
         out.write_bytes(edge.to_executorch().buffer)
         return Notes("torch.export", remarks, delegation)
+
+
+def halved(program: ExportedProgram) -> ExportedProgram:
+    """The program in half precision, with the activations that XNNPACK has there."""
+    from torch import ops
+
+    from lvexport.converters.halves import halve
+    from lvexport.converters.rewrites.activations import spell_silu
+
+    # GELU it has in single precision alone; SiLU torch would take apart as one of single precision.
+    return halve(program, [spell_silu], wide=[ops.aten.gelu.default])
 
 
 def lowered_in_integers(program: ExportedProgram, integers: Integers) -> tuple[Any, Delegation, tuple[str, ...]]:
@@ -80,10 +93,11 @@ def lowered(program: ExportedProgram) -> tuple[Any, Delegation]:
     from executorch.exir import to_edge_transform_and_lower
 
     from lvexport.converters.delegation import reasons, report
-    from lvexport.converters.xnnpack_gates import partitioner
+    from lvexport.converters.xnnpack_kernels import NamedConversions, SpelledConversions, partitioner
 
     with reasons("executorch.backends.xnnpack.partition") as heard:
-        edge = to_edge_transform_and_lower(program, partitioner=[partitioner()])
+        edge = to_edge_transform_and_lower(program, [NamedConversions()], [partitioner()])
+    edge = edge.transform([SpelledConversions()])
     return edge, report(edge, heard)
 
 

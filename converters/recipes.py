@@ -11,7 +11,9 @@ SINGLE_BITS, HALF_BITS = 24, 11
 FLOATING = 32  # bits of a weight that is not rounded
 
 FP32 = Recipe("fp32", "weights and arithmetic in single precision", SINGLE_BITS, method="float32")
-FP16 = Recipe("fp16", "weights in half precision, arithmetic as the platform does it", HALF_BITS, method="float16")
+FP16 = Recipe(
+    "fp16", "weights in half precision, arithmetic as the platform does it", HALF_BITS, squares=False, method="float16"
+)
 W8 = Recipe(
     "w8",
     "weights in 8-bit integers, a scale for each output channel",
@@ -67,6 +69,7 @@ LITERT_W4 = replace(
 )
 
 FLOATS = {recipe.name: recipe for recipe in (FP32, FP16)}
+WIDENED = {FP32.name: FP32, FP16.name: replace(FP16, squares=True)}  # normalisation in single precision
 INTEGERS = {recipe.name: recipe for recipe in (W8, W4)}
 STATIC = {recipe.name: recipe for recipe in (W8A8, MIXED)}
 GATED = {name: replace(recipe, gates=True) for name, recipe in STATIC.items()}  # TensorFlow Lite and XNNPACK

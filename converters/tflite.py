@@ -35,7 +35,7 @@ class TFLite:
     distributions = ("litert-torch", "ai-edge-quantizer")
     modules = ("litert_torch",)
     recipes = MappingProxyType(
-        {"fp32": FP32, "fp16": replace(FP16, method="float16 weights"), "w8": rounding_activations(W8)}
+        {"fp32": FP32, "fp16": replace(FP16, squares=True, method="float16 weights"), "w8": rounding_activations(W8)}
         | {"w4": replace(rounding_activations(LITERT_W4), requires={"activations": (DYNAMIC,)})}
         | GATED
         | {"w8a16": replace(W8A16, requires={"int8_io": ("no",)})}

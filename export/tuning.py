@@ -23,7 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lvexport import files
 from lvexport.converters.contract import Captured
-from lvexport.converters.recipes import FP32, RECIPES
+from lvexport.converters.registry import CONVERTERS
 from lvexport.converters.rewrites.registry import REWRITES
 from lvexport.errors import CellError, LvexportError
 from lvexport.jobs import DESCRIPTION, ConvertJob, DescribeJob, Job
@@ -102,15 +102,14 @@ def kept(cell: Cell, digest: str) -> Path:
 
 
 def allowed(cell: Cell) -> Names:
-    """The rewrites that may be tried: none that squares numbers where half precision is computed in.
+    """The rewrites that may be tried: none that squares numbers where half precision squares them.
 
     And none at all where weights were rounded to integers, which combining them with others would undo.
     """
-    recipe = RECIPES[cell.recipe]
+    recipe = CONVERTERS[cell.target].recipes[cell.recipe]
     if recipe.weights is not None:
         return ()
-    half = recipe.significand_bits < FP32.significand_bits
-    return tuple(r.name for r in REWRITES.values() if not (half and r.squares))
+    return tuple(r.name for r in REWRITES.values() if recipe.squares or not r.squares)
 
 
 @dataclass

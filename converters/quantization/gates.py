@@ -8,19 +8,10 @@ from __future__ import annotations
 from torch.fx import GraphModule, Node
 
 from lvexport.converters.quantization.grids import Grid
-from lvexport.converters.rewrites.graph import ATEN, call, calls, is_call, replace
+from lvexport.converters.rewrites.graph import ATEN, calls, is_call
 
 # What runtimes demand of a sigmoid in 8 bits, whose range is known (LiteRT 8-bit quantization specification, LOGISTIC).
 GRID = Grid(1 / 256, -128)
-
-
-def spell(module: GraphModule) -> None:
-    """Write SiLU as x·sigmoid(x)."""
-    for node in calls(module, ATEN.silu.default):
-        x = node.args[0]
-        gate = call(node, ATEN.sigmoid.default, x)
-        replace(node, call(node, ATEN.mul.Tensor, x, gate))
-    module.recompile()
 
 
 def gates(module: GraphModule) -> list[tuple[Node, Node]]:

@@ -14,7 +14,6 @@ from torch.utils._pytree import tree_leaves
 
 from lvexport.converters.contract import ConversionError, Integers
 from lvexport.converters.quantization import bias, equalize
-from lvexport.converters.quantization.gates import spell
 from lvexport.converters.quantization.grids import Grid, spanning
 from lvexport.converters.quantization.loss import loss
 from lvexport.converters.quantization.observers import OBSERVERS, Seen
@@ -24,6 +23,7 @@ from lvexport.converters.quantization.settle import settle, transitions
 from lvexport.converters.quantization.sites import Site, origin, sites, whole
 from lvexport.converters.quantization.statistics import Batch, extremes, histograms
 from lvexport.converters.quantization.switches import Switchboard, Switched
+from lvexport.converters.rewrites.activations import spell_silu
 from lvexport.converters.rewrites.graph import prune
 
 WEIGHTS = Integers(8)
@@ -67,7 +67,7 @@ def quantize(
     exact = flat(module, calibration.batches[:CHECKED])
     equalised = equalize.equalize(module, calibration.batches) if settings.prepare else 0
     if settings.gates:
-        spell(module)
+        spell_silu(module)
     prune(module)
     found, total = sites(module), whole(module)
     seen = observed(module, found, calibration.batches)

@@ -1,4 +1,4 @@
-"""Activations that were spelled out, as the one operation that they are."""
+"""Activations that were spelled out, as the one operation that they are; and one spelled out."""
 
 from __future__ import annotations
 
@@ -21,6 +21,14 @@ def name_activations(module: GraphModule) -> None:
                 replace(product, call(product, *named))
                 break
     prune(module)
+
+
+def spell_silu(module: GraphModule) -> None:
+    """Write SiLU as x·sigmoid(x)."""
+    for node in calls(module, ATEN.silu.default):
+        x = node.args[0]
+        replace(node, call(node, ATEN.mul.Tensor, x, call(node, ATEN.sigmoid.default, x)))
+    module.recompile()
 
 
 def _gated(gate: Any, x: Any) -> tuple[Any, Node] | None:

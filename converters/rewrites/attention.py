@@ -128,7 +128,11 @@ def batch_products(module: GraphModule) -> None:
         a, b = node.args
         assert isinstance(a, Node)
         assert isinstance(b, Node)
-        if len(shape(a)) == len(shape(b)) and len(shape(a)) > 3 and shape(a)[:-2] == shape(b)[:-2]:
+        if len(shape(a)) != len(shape(b)) or shape(a)[:-2] != shape(b)[:-2]:
+            continue
+        if len(shape(a)) == 3:  # which torch would expand to their own shape first
+            replace(node, call(node, ATEN.bmm.default, a, b))
+        elif len(shape(a)) > 3:
             flat = [axes.reshape(node, x, (-1, *shape(x)[-2:])) for x in (a, b)]
             replace(node, axes.reshape(node, call(node, ATEN.bmm.default, *flat), shape(node)))
     for node in list(module.graph.nodes):

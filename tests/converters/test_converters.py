@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lvexport import files
-from lvexport.converters import coreml, derived, onnx
+from lvexport.converters import coreml, derived, halves, onnx
 from lvexport.converters.contract import Captured, ConversionError, Normalisation, Request, TensorSpec
 from lvexport.converters.recipes import FP16, FP32
 from lvexport.converters.registry import CONVERTERS
@@ -186,7 +186,7 @@ def test_half_programs_fold_batch_norms_in_single_precision_and_widen_layer_norm
     with torch.no_grad():
         expected = model(x)
         assert torch.allclose(module(x), expected, atol=1e-5)
-        (half,) = derived.halve(program).module()(x)  # takes the program's own numbers along, so it comes last
+        (half,) = halves.halve(program).module()(x)  # takes the program's own numbers along, so it comes last
     assert half.dtype == torch.float32
     assert torch.allclose(half, expected, atol=2e-2)
     assert not torch.equal(half, expected)

@@ -16,6 +16,7 @@ from torch.fx import GraphModule
 
 import lvexport
 from lvexport.converters.contract import ConversionError
+from lvexport.converters.registry import CONVERTERS
 from lvexport.converters.rewrites import apply, axes, defaults
 from lvexport.converters.rewrites.graph import ATEN, calls
 from lvexport.converters.rewrites.registry import REWRITES, Rewrite
@@ -285,7 +286,7 @@ def test_the_table_names_rewrites_that_half_precision_bears() -> None:
             assert defaults.OTHERS in rows
             for names in rows.values():
                 assert set(names) <= set(REWRITES)
-                if recipe == "fp16" and target != "tflite":
+                if not CONVERTERS[target].recipes[recipe].squares:
                     assert not any(REWRITES[name].squares for name in names)
 
 

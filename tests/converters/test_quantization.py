@@ -15,7 +15,6 @@ from lvexport.converters.contract import Budget
 from lvexport.converters.quantization import bias
 from lvexport.converters.quantization.channels import connected
 from lvexport.converters.quantization.equalize import equalize
-from lvexport.converters.quantization.gates import spell
 from lvexport.converters.quantization.grids import Grid, spanning
 from lvexport.converters.quantization.loss import loss
 from lvexport.converters.quantization.observers import BINS, OBSERVERS, Seen
@@ -24,6 +23,7 @@ from lvexport.converters.quantization.search import choose, fewest
 from lvexport.converters.quantization.settings import OBSERVER_NAMES, Assignment, Integer, Loss, Settings
 from lvexport.converters.quantization.sites import Whole, sites, whole
 from lvexport.converters.quantization.switches import Switchboard
+from lvexport.converters.rewrites.activations import spell_silu
 from lvexport.converters.rewrites.apply import rewritten
 from lvexport.converters.rewrites.defaults import default
 from tests.networks import SIDE, Small, small, with_outliers
@@ -298,7 +298,7 @@ def test_silu_between_layers_is_rounded_where_integers_compute_it() -> None:
 
 def gated_board(batches: list[tuple[Tensor, ...]]) -> tuple[Switchboard, Whole]:
     module = rewritten(torch.export.export(Gated().eval(), batches[0]), ["activations"])[0]
-    spell(module)
+    spell_silu(module)
     found, total = sites(module), whole(module)
     return Switchboard(module, found, grids(found, observed(module, found, batches), Settings(8)), WEIGHTS), total
 

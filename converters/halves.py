@@ -1,0 +1,133 @@
+"""Programs in half precision, but for what loses its digits there. Importing this loads torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Node
+
+from lvexport.converters.derived import attach, constant, examples, rewritten
+from lvexport.converters.rewrites.norms import fold_batch_norms
+
+ATEN = torch.ops.aten
+NORMS = (ATEN.layer_norm.default, ATEN.group_norm.default)
+# What may stand between a square and the root of a mean of squares, each taking that as its first argument.
+_ON_THE_WAY = (
+    ATEN.linear.default,
+    ATEN.conv2d.default,
+    ATEN.mean.dim,
+    ATEN.add.Tensor,
+    ATEN.reshape.default,
+    ATEN.view.default,
+)
+
+
+class _Half(nn.Module):
+    """A program in half precision behind single-precision inputs and outputs."""
+
+    def __init__(self, module: GraphModule) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        outputs = self.module(*(x.half() if x.is_floating_point() else x for x in inputs))
+        outputs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+        return tuple(y.float() if y.is_floating_point() else y for y in outputs)
+
+
+def halve(
+    program: ExportedProgram, rewrites: Sequence[Callable[[GraphModule], None]] = (), wide: Sequence[Any] = ()
+) -> ExportedProgram:
+    """The same program with weights and arithmetic in half precision; inputs and outputs keep their types.
+
+    Batch normalisation is folded into convolutions while both are in single precision: folded in half, every channel's
+    factor would be rounded, and such errors do not average out. Normalisation is computed in single precision between
+    casts, also where it is written out, for it sums squares over the width or more, which leave the range of half
+    precision; and so are the operations ``wide``. ``rewrites`` come first.
+    """
+    module = rewritten(program, fold_batch_norms, *rewrites)
+    kept = list(dict.fromkeys((*_called(module, *NORMS, *wide), *_spelled_norms(module))))
+    constants = _widen(module, kept)
+    module.half()
+    for name, value in constants.items():
+        module.register_buffer(name, value)
+    module.recompile()
+    return torch.export.export(_Half(module), examples(program))
+
+
+def _called(module: GraphModule, *targets: Any) -> Iterator[Node]:
+    for target in targets:
+        yield from module.graph.find_nodes(op="call_function", target=target)
+
+
+def _spelled_norms(module: GraphModule) -> Iterator[Node]:
+    """All nodes of what multiplies something by the inverse root of its own mean square, centred or not."""
+    for root in _called(module, ATEN.rsqrt.default):
+        way = _way(root)
+        square = way[-1]
+        if not _is_square(square):
+            continue
+        x = square.args[0]
+        yield from way
+        yield from _centring(x)
+        yield from (user for user in root.users if user.target is ATEN.mul.Tensor and x in user.args)
+
+
+def _way(node: Any) -> list[Node]:
+    """A node, what it takes first, and so on, up to the first that is none of those on the way."""
+    found = [node]
+    while isinstance(found[-1].args[0], Node):
+        found.append(found[-1].args[0])
+        if found[-1].target not in _ON_THE_WAY:
+            break
+    return found
+
+
+def _is_square(node: Node) -> bool:
+    if node.target is ATEN.pow.Tensor_Scalar:
+        return bool(node.args[1] == 2)
+    return node.target is ATEN.mul.Tensor and node.args[0] is node.args[1]
+
+
+def _centring(x: Any) -> list[Node]:
+    """The nodes that take the mean from something, where ``x`` is what is left."""
+    if not isinstance(x, Node) or x.target is not ATEN.sub.Tensor or not isinstance(x.args[1], Node):
+        return []
+    *way, source = _way(x.args[1])
+    return [x, *way] if source is x.args[0] else []
+
+
+def _widen(module: GraphModule, kept: Iterable[Node]) -> dict[str, Tensor]:
+    """Put casts around nodes that stay in single precision; the constants that they alone take, by name."""
+    wide = set(kept)
+    constants: dict[str, Tensor] = {}
+    for node in sorted(wide):
+        for given in node.all_input_nodes:
+            if given not in wide and given.meta["val"].is_floating_point():
+                node.replace_input_with(given, _single(module, node, given, constants))
+    for node in wide:
+        if any(user not in wide for user in node.users):
+            _halve_behind(node, wide)
+    return constants
+
+
+def _single(module: GraphModule, node: Node, given: Node, constants: dict[str, Tensor]) -> Node:
+    """What a node is given, in single precision; of a constant a copy, which goes into ``constants``."""
+    with module.graph.inserting_before(node):
+        if given.op != "get_attr":
+            return module.graph.call_function(ATEN.to.dtype, (given, torch.float32))
+        value = constant(module, given)
+        name = attach(module, f"{node.name}_{given.name}", value)
+        constants[name] = value.detach()
+        return module.graph.get_attr(name)
+
+
+def _halve_behind(node: Node, wide: set[Node]) -> None:
+    """Give those users of a node that are not ``wide`` what it gives in half precision."""
+    with node.graph.inserting_after(node):
+        half = node.graph.call_function(ATEN.to.dtype, (node, torch.float16))
+    node.replace_all_uses_with(half, delete_user_cb=lambda user: user is not half and user not in wide)

@@ -1,0 +1,121 @@
+"""What XNNPACK has kernels for and ExecuTorch's partitioner leaves out: sigmoids of integers, and conversions.
+
+Importing this loads ExecuTorch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from executorch.backends.xnnpack.operators.node_visitor import NodeVisitor, register_node_visitor
+from executorch.backends.xnnpack.operators.quant_params import QuantParams
+from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
+from executorch.backends.xnnpack.partition.config.generic_node_configs import (
+    GenericNodePartitionerConfig,
+    SigmoidConfig,
+)
+from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import XNNConvert, XNNSigmoid, XNode
+from executorch.backends.xnnpack.utils.utils import get_input_node
+from executorch.exir.dialects._ops import ops as exir_ops
+from executorch.exir.pass_base import ExportPass
+from torch import Tensor
+
+FLOATS = {torch.float16, torch.float32}
+
+
+@torch.library.custom_op("lvexport::convert", mutates_args=())
+def convert(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The same numbers, as near as ``dtype`` has them. Passes cannot take it for a copy."""
+    return x.to(dtype, copy=True)
+
+
+@convert.register_fake
+def _(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.empty_like(x, dtype=dtype)
+
+
+CONVERT = exir_ops.edge.lvexport.convert.default
+COPY = exir_ops.edge.dim_order_ops._to_dim_order_copy.default
+
+
+class SigmoidOfIntegers(SigmoidConfig):  # type: ignore[misc]
+    """Sigmoids between roundings, with these."""
+
+    def supported_precision_types(self) -> list[ConfigPrecisionType]:
+        return [ConfigPrecisionType.FP32, ConfigPrecisionType.STATIC_QUANT]
+
+
+class Conversion(GenericNodePartitionerConfig):  # type: ignore[misc]
+    """Conversions between half and single precision."""
+
+    target_name = "convert.default"
+
+    def supported_precision_types(self) -> list[ConfigPrecisionType]:
+        return [ConfigPrecisionType.FP32]
+
+
+@register_node_visitor
+class Sigmoid(NodeVisitor):  # type: ignore[misc]
+    """Writes a sigmoid with the grids of what it is given and gives, where these are rounded."""
+
+    target = "aten.sigmoid.default"
+
+    def define_node(self, node: Any, xnn_graph: Any, vals_to_ids: dict[Any, int], debug_handle: int) -> None:
+        given = get_input_node(node, 0)
+        before = QuantParams.from_inputs(given, self._exported_program)
+        self.define_tensor(given, xnn_graph, vals_to_ids, quant_params=before)
+        self.define_tensor(node, xnn_graph, vals_to_ids, quant_params=QuantParams.from_outputs(node))
+        call = XNNSigmoid(input_id=vals_to_ids[given], output_id=vals_to_ids[node], flags=0)
+        xnn_graph.xnodes.append(XNode(xnode_union=call, debug_handle=debug_handle))
+
+
+@register_node_visitor
+class Convert(NodeVisitor):  # type: ignore[misc]
+    """Writes a conversion."""
+
+    target = "lvexport.convert.default"
+
+    def define_node(self, node: Any, xnn_graph: Any, vals_to_ids: dict[Any, int], debug_handle: int) -> None:
+        given = get_input_node(node, 0)
+        self.define_tensor(given, xnn_graph, vals_to_ids)
+        self.define_tensor(node, xnn_graph, vals_to_ids)
+        call = XNNConvert(input_id=vals_to_ids[given], output_id=vals_to_ids[node], flags=0)
+        xnn_graph.xnodes.append(XNode(xnode_union=call, debug_handle=debug_handle))
+
+
+class NamedConversions(ExportPass):  # type: ignore[misc]
+    """Puts :data:`CONVERT` in place of every copy between half and single precision that is no more than that.
+
+    ExecuTorch's passes for XNNPACK take any ``_to_copy`` for a change of layout, and drop those that are none.
+    """
+
+    def call_operator(self, op: Any, args: Any, kwargs: Any, meta: Any) -> Any:
+        dtype = kwargs.get("dtype")
+        if op is not COPY or {dtype, args[0].data.dtype} != FLOATS or not _keeps_order(args[0], kwargs):
+            return super().call_operator(op, args, kwargs, meta)
+        return super().call_operator(CONVERT, (args[0], dtype), {}, meta)
+
+
+class SpelledConversions(ExportPass):  # type: ignore[misc]
+    """Conversions that stayed outside of the delegate, as the runtime has them."""
+
+    def call_operator(self, op: Any, args: Any, kwargs: Any, meta: Any) -> Any:
+        if op is not CONVERT:
+            return super().call_operator(op, args, kwargs, meta)
+        x, dtype = args
+        return super().call_operator(COPY, (x,), {"dtype": dtype, "dim_order": list(x.data.dim_order())}, meta)
+
+
+def _keeps_order(x: Any, kwargs: Any) -> bool:
+    """Whether a copy of x leaves the order in which its dimensions lie in memory."""
+    order = kwargs.get("dim_order")
+    return order is None or tuple(order) == tuple(x.data.dim_order())
+
+
+def partitioner() -> XnnpackPartitioner:
+    """XNNPACK's partitioner, which takes these as well."""
+    ours = [SigmoidOfIntegers if config is SigmoidConfig else config for config in ALL_PARTITIONER_CONFIGS]
+    return XnnpackPartitioner(configs=[*ours, Conversion])

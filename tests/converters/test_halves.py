@@ -1,0 +1,127 @@
+"""Programs in half precision: what stays in single precision there, and what XNNPACK takes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from lvexport.converters import executorch, halves
+from lvexport.converters.derived import examples, for_xnnpack
+from lvexport.converters.rewrites import defaults
+from lvexport.converters.rewrites.apply import rewritten
+
+WIDTH = 32
+
+
+class Tokens(nn.Module):
+    """A map as tokens of some thousands each, normalised, attended to and put through two activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, WIDTH, 4, stride=4)
+        self.norm = nn.LayerNorm(WIDTH)
+        self.mix = nn.Linear(WIDTH, WIDTH)
+        self.norm2 = nn.LayerNorm(WIDTH)
+        self.head = nn.Linear(WIDTH, 5)
+        self.patches.weight.data *= 3000
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        seen = self.norm(tokens)
+        tokens = tokens + nn.functional.scaled_dot_product_attention(seen, seen, seen)
+        tokens = nn.functional.gelu(self.mix(self.norm2(tokens)))
+        return self.head(nn.functional.silu(tokens).mean(1))
+
+
+class RootMeanSquare(nn.Module):
+    """What is divided by its own root mean square, as some authors spell it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+
+
+@pytest.fixture
+def network() -> Tokens:
+    torch.manual_seed(0)
+    return Tokens().eval().requires_grad_(False)
+
+
+def exported(module: nn.Module, *inputs: Tensor) -> ExportedProgram:
+    return torch.export.export(module, inputs)
+
+
+def decibels(wanted: Tensor, found: Tensor) -> float:
+    return 20 * float(torch.log10(wanted.norm() / (found - wanted).norm()))
+
+
+def spelled(network: nn.Module, x: Tensor) -> ExportedProgram:
+    program = exported(network, x)
+    module, _ = rewritten(program, defaults.default("executorch", "fp16", None))
+    return exported(module, *examples(program))
+
+
+def test_squares_that_half_precision_cannot_hold_are_in_single_precision(network: Tokens) -> None:
+    x = torch.rand(1, 3, 32, 32)
+    wanted = network(x)
+    tokens = network.patches(x)
+    assert tokens.square().max() > torch.finfo(torch.half).max > tokens.abs().max()
+    program = spelled(network, x)
+    assert not program.module().graph.find_nodes(op="call_function", target=torch.ops.aten.layer_norm.default)
+    (found,) = halves.halve(program).module()(x)
+    assert decibels(wanted, found) > 45
+
+
+def test_all_in_half_precision_would_be_wrong(network: Tokens) -> None:
+    x = torch.rand(1, 3, 32, 32)
+    wanted = network(x)
+    naive = spelled(network, x).module().half()(x.half()).float()
+    assert not decibels(wanted, naive) > 45
+
+
+def test_root_mean_squares_are_found_however_they_are_spelled() -> None:
+    x = 3000 * torch.rand(1, 4, WIDTH)
+    (found,) = halves.halve(exported(RootMeanSquare(), x)).module()(x)
+    assert decibels(RootMeanSquare()(x), found) > 60
+
+
+@pytest.mark.parametrize("rewrite", [True, False])
+def test_xnnpack_takes_conversions(network: Tokens, rewrite: bool, tmp_path: Path) -> None:
+    """All in one call where nothing else keeps it from that, and right also where layer norms stay outside."""
+    x = torch.rand(1, 3, 32, 32)
+    wanted = network(x)
+    program = spelled(network, x) if rewrite else exported(network, x)
+    edge, delegation = executorch.lowered(for_xnnpack(executorch.halved(program)))
+    if rewrite:
+        assert (delegation.calls, delegation.outside) == (1, {})
+    else:
+        assert delegation.calls > 1
+        assert "dim_order_ops._to_dim_order_copy.default" not in delegation.outside
+    artifact = tmp_path / "tokens.pte"
+    artifact.write_bytes(edge.to_executorch().buffer)
+    assert decibels(wanted, ran(artifact, x)) > 45
+
+
+def test_conversions_beside_what_stays_outside_are_run(tmp_path: Path) -> None:
+    class Outside(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cumsum(torch.cumsum(x.half(), -1).float(), -1)  # which XNNPACK does not have
+
+    x = torch.rand(2, 4)
+    edge, delegation = executorch.lowered(for_xnnpack(exported(Outside(), x)))
+    artifact = tmp_path / "outside.pte"
+    artifact.write_bytes(edge.to_executorch().buffer)
+    assert decibels(Outside()(x), ran(artifact, x)) > 60
+    assert "aten.cumsum.default" in delegation.outside
+
+
+def ran(artifact: Path, x: Tensor) -> Tensor:
+    from executorch.runtime import Runtime
+
+    method = Runtime.get().load_program(artifact).load_method("forward")
+    assert method is not None
+    (found,) = method.execute([x])
+    return torch.Tensor(found)
