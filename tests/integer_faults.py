@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from lvexport.validation.integers.layers import Layer
+import lvexport
+from lvexport import golden
+from lvexport.bundle import GOLDEN
+from lvexport.manifest import ArtifactInfo
+from lvexport.validation.integers.layers import Layer, unpacked
 
 Fault = Callable[[Path, Layer], None]
 
@@ -152,3 +157,18 @@ def accept(folder: Path, name: str) -> None:
         if row["path"] == name:
             row["sha256"] = files.digest(folder / name)
     path.write_text(json.dumps(manifest))
+
+
+def with_fault(made: lvexport.Bundle, target: str, fault: Fault, tmp_path: Path) -> tuple[ArtifactInfo, Layer]:
+    """What is found of a copy of an artifact in which one layer is broken, and that layer."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(made.path, folder)
+    found = next(a for a in made.results if a.target == target)
+    assert found.path is not None
+    assert found.network is not None
+    layers = unpacked(golden.layers(folder / GOLDEN, found.network))
+    shifted = [layer for layer in layers if layer.given is not None and layer.given[1] not in (0, -128)]
+    layer = max(shifted or layers, key=lambda one: len(np.unique(one.scales)))
+    fault(folder / found.path, layer)
+    accept(folder, found.path)
+    return lvexport.verify(folder / found.path).results[0], layer
