@@ -95,10 +95,18 @@ def lowered(program: ExportedProgram) -> tuple[Any, Delegation]:
     from lvexport.converters.delegation import reasons, report
     from lvexport.converters.xnnpack_kernels import NamedConversions, SpelledConversions, partitioner
 
+    converts = computes_in_half(program)
     with reasons("executorch.backends.xnnpack.partition") as heard:
-        edge = to_edge_transform_and_lower(program, [NamedConversions()], [partitioner()])
-    edge = edge.transform([SpelledConversions()])
+        edge = to_edge_transform_and_lower(program, [NamedConversions()] if converts else None, [partitioner()])
+    if converts:
+        edge = edge.transform([SpelledConversions()])
     return edge, report(edge, heard)
+
+
+def computes_in_half(program: ExportedProgram) -> bool:
+    import torch
+
+    return any(getattr(node.meta.get("val"), "dtype", None) is torch.float16 for node in program.graph.nodes)
 
 
 CONVERTER = ExecuTorch()
