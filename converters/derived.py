@@ -19,7 +19,9 @@ _POOLING = (None, None, (), (0, 0), False, True, None)
 
 def for_xnnpack(program: ExportedProgram) -> ExportedProgram:
     """The same program in the form in which ExecuTorch computes all of it right."""
-    return torch.export.export(rewritten(program, flatten_softmax, spell_group_norms), examples(program))
+    return torch.export.export(
+        rewritten(program, flatten_softmax, spell_group_norms, spell_hard_sigmoids), examples(program)
+    )
 
 
 def for_core_ai(program: ExportedProgram) -> ExportedProgram:
@@ -94,6 +96,22 @@ def _spelled_group_norm(
         if factor is not None:
             y = call(operation, (y, call(aten.reshape.default, (factor, [1, channels, *(1 for _ in rest)]))))
     return y
+
+
+def spell_hard_sigmoids(module: torch.fx.GraphModule) -> None:
+    """Spell out every hard sigmoid, relu6(x + 3) / 6, with factors and addends in floating point.
+
+    torch takes it apart with whole numbers, which become constants that are converted to floating point in every run,
+    outside of the delegate.
+    """
+    aten, graph = torch.ops.aten, module.graph
+    for node in graph.find_nodes(op="call_function", target=aten.hardsigmoid.default):
+        with graph.inserting_before(node):
+            moved = graph.call_function(aten.add.Tensor, (node.args[0], 3.0))
+            clamped = graph.call_function(aten.hardtanh.default, (moved, 0.0, 6.0))
+            spelled = graph.call_function(aten.mul.Tensor, (clamped, 1 / 6))
+        node.replace_all_uses_with(spelled)
+        graph.erase_node(node)
 
 
 def flatten_softmax(module: torch.fx.GraphModule) -> None:

@@ -105,6 +105,20 @@ def test_xnnpack_takes_conversions(network: Tokens, rewrite: bool, tmp_path: Pat
     assert decibels(wanted, ran(artifact, x)) > 45
 
 
+@pytest.mark.parametrize("half", [True, False])
+def test_hard_sigmoids_are_taken_whole(half: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Hardsigmoid(), nn.Conv2d(8, 8, 1), nn.Hardswish()).eval()
+    model.requires_grad_(False)
+    x = 8 * torch.randn(1, 3, 16, 16)
+    wanted, program = model(x), exported(model, x)
+    edge, delegation = executorch.lowered(for_xnnpack(executorch.halved(program) if half else program))
+    assert (delegation.calls, delegation.outside) == (1, {})
+    artifact = tmp_path / "hard.pte"
+    artifact.write_bytes(edge.to_executorch().buffer)
+    assert decibels(wanted, ran(artifact, x)) > (55 if half else 110)
+
+
 def test_conversions_beside_what_stays_outside_are_run(tmp_path: Path) -> None:
     class Outside(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

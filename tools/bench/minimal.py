@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -73,7 +74,13 @@ def coreml(model: nn.Module, example: Any, out: Path, half: bool) -> None:
 
     precision = ct.precision.FLOAT16 if half else ct.precision.FLOAT32
     program = torch.export.export(model, example).run_decompositions({})
-    ct.convert(program, compute_precision=precision, minimum_deployment_target=ct.target.iOS16).save(str(out))
+    made = ct.convert(
+        program,
+        outputs=[ct.TensorType(dtype=np.float32)],
+        compute_precision=precision,
+        minimum_deployment_target=ct.target.iOS16,
+    )
+    made.save(str(out))
 
 
 SCRIPTS = {"coreml": coreml, "executorch": executorch, "tflite": tflite, "onnx": onnx}
