@@ -24,5 +24,4 @@ def test_every_network_is_a_few_calls_of_the_delegate(name: str, recipe: str) ->
     module, _ = apply.rewritten(program, defaults.default("executorch", recipe, ENTRIES[name].family))
     program = torch.export.export(module, examples(program))
     _, delegation = executorch.lowered(for_xnnpack(executorch.halved(program) if recipe == "fp16" else program))
-    print(name, recipe, delegation)
     assert delegation.calls <= MOST
