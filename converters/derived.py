@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from lvexport.converters.contract import Normalisation
+from lvexport.converters.rewrites.activations import spell_hard_sigmoids
 
 # aten.avg_pool2d's arguments where they are left out: input, kernel_size, stride, padding, ceil_mode,
 # count_include_pad, divisor_override (aten/src/ATen/native/native_functions.yaml)
@@ -50,11 +51,11 @@ def attach(module: torch.fx.GraphModule, name: str, value: Tensor) -> str:
     return name
 
 
-def follow(node: torch.fx.Node, target: Callable[..., Any], *more: Any) -> None:
-    """Put ``target(node, *more)`` behind a node, and in its place for all that use it."""
+def follow(node: torch.fx.Node, target: Callable[..., Any], *more: Any, spared: Collection[torch.fx.Node] = ()) -> None:
+    """Put ``target(node, *more)`` behind a node, and in its place for all that use it but those that are spared."""
     with node.graph.inserting_after(node):
         behind = node.graph.call_function(target, (node, *more))
-    node.replace_all_uses_with(behind, delete_user_cb=lambda user: user is not behind)
+    node.replace_all_uses_with(behind, delete_user_cb=lambda user: user is not behind and user not in spared)
 
 
 def spell_group_norms(module: torch.fx.GraphModule) -> None:
@@ -96,22 +97,6 @@ def _spelled_group_norm(
         if factor is not None:
             y = call(operation, (y, call(aten.reshape.default, (factor, [1, channels, *(1 for _ in rest)]))))
     return y
-
-
-def spell_hard_sigmoids(module: torch.fx.GraphModule) -> None:
-    """Spell out every hard sigmoid, relu6(x + 3) / 6, with factors and addends in floating point.
-
-    torch takes it apart with whole numbers, which become constants that are converted to floating point in every run,
-    outside of the delegate.
-    """
-    aten, graph = torch.ops.aten, module.graph
-    for node in graph.find_nodes(op="call_function", target=aten.hardsigmoid.default):
-        with graph.inserting_before(node):
-            moved = graph.call_function(aten.add.Tensor, (node.args[0], 3.0))
-            clamped = graph.call_function(aten.hardtanh.default, (moved, 0.0, 6.0))
-            spelled = graph.call_function(aten.mul.Tensor, (clamped, 1 / 6))
-        node.replace_all_uses_with(spelled)
-        graph.erase_node(node)
 
 
 def flatten_softmax(module: torch.fx.GraphModule) -> None:

@@ -104,6 +104,7 @@ def lowered(program: ExportedProgram) -> tuple[Any, Delegation]:
 
 
 def computes_in_half(program: ExportedProgram) -> bool:
+    """Whether any tensor of the program is of half precision."""
     import torch
 
     return any(getattr(node.meta.get("val"), "dtype", None) is torch.float16 for node in program.graph.nodes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
-from lvexport.converters.derived import attach, constant, examples, rewritten
+from lvexport.converters.derived import examples, follow, rewritten
+from lvexport.converters.rewrites.graph import ATEN, call, calls, constant, keep
 from lvexport.converters.rewrites.norms import fold_batch_norms
 
-ATEN = torch.ops.aten
 NORMS = (ATEN.layer_norm.default, ATEN.group_norm.default)
 # What may stand between a square and the root of a mean of squares, each taking that as its first argument.
 _ON_THE_WAY = (
@@ -50,8 +50,7 @@ def halve(
     precision; and so are the operations ``wide``. ``rewrites`` come first.
     """
     module = rewritten(program, fold_batch_norms, *rewrites)
-    kept = list(dict.fromkeys((*_called(module, *NORMS, *wide), *_spelled_norms(module))))
-    constants = _widen(module, kept)
+    constants = _widen(module, {*calls(module, *NORMS, *wide), *_spelled_norms(module)})
     module.half()
     for name, value in constants.items():
         module.register_buffer(name, value)
@@ -59,14 +58,9 @@ def halve(
     return torch.export.export(_Half(module), examples(program))
 
 
-def _called(module: GraphModule, *targets: Any) -> Iterator[Node]:
-    for target in targets:
-        yield from module.graph.find_nodes(op="call_function", target=target)
-
-
 def _spelled_norms(module: GraphModule) -> Iterator[Node]:
     """All nodes of what multiplies something by the inverse root of its own mean square, centred or not."""
-    for root in _called(module, ATEN.rsqrt.default):
+    for root in calls(module, ATEN.rsqrt.default):
         way = _way(root)
         square = way[-1]
         if not _is_square(square):
@@ -80,7 +74,7 @@ def _spelled_norms(module: GraphModule) -> Iterator[Node]:
 def _way(node: Any) -> list[Node]:
     """A node, what it takes first, and so on, up to the first that is none of those on the way."""
     found = [node]
-    while isinstance(found[-1].args[0], Node):
+    while found[-1].args and isinstance(found[-1].args[0], Node):
         found.append(found[-1].args[0])
         if found[-1].target not in _ON_THE_WAY:
             break
@@ -101,9 +95,8 @@ def _centring(x: Any) -> list[Node]:
     return [x, *way] if source is x.args[0] else []
 
 
-def _widen(module: GraphModule, kept: Iterable[Node]) -> dict[str, Tensor]:
+def _widen(module: GraphModule, wide: set[Node]) -> dict[str, Tensor]:
     """Put casts around nodes that stay in single precision; the constants that they alone take, by name."""
-    wide = set(kept)
     constants: dict[str, Tensor] = {}
     for node in sorted(wide):
         for given in node.all_input_nodes:
@@ -111,23 +104,15 @@ def _widen(module: GraphModule, kept: Iterable[Node]) -> dict[str, Tensor]:
                 node.replace_input_with(given, _single(module, node, given, constants))
     for node in wide:
         if any(user not in wide for user in node.users):
-            _halve_behind(node, wide)
+            follow(node, ATEN.to.dtype, torch.float16, spared=wide)
     return constants
 
 
 def _single(module: GraphModule, node: Node, given: Node, constants: dict[str, Tensor]) -> Node:
     """What a node is given, in single precision; of a constant a copy, which goes into ``constants``."""
-    with module.graph.inserting_before(node):
-        if given.op != "get_attr":
-            return module.graph.call_function(ATEN.to.dtype, (given, torch.float32))
-        value = constant(module, given)
-        name = attach(module, f"{node.name}_{given.name}", value)
-        constants[name] = value.detach()
-        return module.graph.get_attr(name)
-
-
-def _halve_behind(node: Node, wide: set[Node]) -> None:
-    """Give those users of a node that are not ``wide`` what it gives in half precision."""
-    with node.graph.inserting_after(node):
-        half = node.graph.call_function(ATEN.to.dtype, (node, torch.float16))
-    node.replace_all_uses_with(half, delete_user_cb=lambda user: user is not half and user not in wide)
+    value = constant(module, given)
+    if value is None:
+        return call(node, ATEN.to.dtype, given, torch.float32)
+    copy = keep(module, node, f"{given.name}_single", value)
+    constants[str(copy.target)] = value
+    return copy

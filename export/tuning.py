@@ -23,7 +23,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from lvexport import files
 from lvexport.converters.contract import Captured
-from lvexport.converters.registry import CONVERTERS
 from lvexport.converters.rewrites.registry import REWRITES
 from lvexport.errors import CellError, LvexportError
 from lvexport.jobs import DESCRIPTION, ConvertJob, DescribeJob, Job
@@ -106,7 +105,7 @@ def allowed(cell: Cell) -> Names:
 
     And none at all where weights were rounded to integers, which combining them with others would undo.
     """
-    recipe = CONVERTERS[cell.target].recipes[cell.recipe]
+    recipe = cell.converter.recipes[cell.recipe]
     if recipe.weights is not None:
         return ()
     return tuple(r.name for r in REWRITES.values() if recipe.squares or not r.squares)

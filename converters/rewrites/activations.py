@@ -1,4 +1,4 @@
-"""Activations that were spelled out, as the one operation that they are; and one spelled out."""
+"""Activations that were spelled out, as the one operation that they are; and two spelled out."""
 
 from __future__ import annotations
 
@@ -28,6 +28,18 @@ def spell_silu(module: GraphModule) -> None:
     for node in calls(module, ATEN.silu.default):
         x = node.args[0]
         replace(node, call(node, ATEN.mul.Tensor, x, call(node, ATEN.sigmoid.default, x)))
+    module.recompile()
+
+
+def spell_hard_sigmoids(module: GraphModule) -> None:
+    """Write hard sigmoid as relu6(x + 3) / 6, with factors and addends in floating point.
+
+    torch takes it apart with whole numbers, which become constants that ExecuTorch converts to floating point in every
+    run, outside of the delegate.
+    """
+    for node in calls(module, ATEN.hardsigmoid.default):
+        moved = call(node, ATEN.add.Tensor, node.args[0], 3.0)
+        replace(node, call(node, ATEN.mul.Tensor, call(node, ATEN.hardtanh.default, moved, 0.0, 6.0), 1 / 6))
     module.recompile()
 
 

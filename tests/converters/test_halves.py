@@ -44,6 +44,19 @@ class RootMeanSquare(nn.Module):
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
 
 
+class Shifted(RootMeanSquare):
+    """The same behind a subtraction of what is no mean: a constant, or another input."""
+
+    shift: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.ones(WIDTH))
+
+    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        return super().forward(x - (self.shift if other is None else other))
+
+
 @pytest.fixture
 def network() -> Tokens:
     torch.manual_seed(0)
@@ -86,6 +99,13 @@ def test_root_mean_squares_are_found_however_they_are_spelled() -> None:
     x = 3000 * torch.rand(1, 4, WIDTH)
     (found,) = halves.halve(exported(RootMeanSquare(), x)).module()(x)
     assert decibels(RootMeanSquare()(x), found) > 60
+
+
+@pytest.mark.parametrize("others", [(), (torch.ones(1, 4, WIDTH),)], ids=["constant", "input"])
+def test_what_is_subtracted_need_not_be_a_mean(others: tuple[Tensor, ...]) -> None:
+    x = 3000 * torch.rand(1, 4, WIDTH)
+    (found,) = halves.halve(exported(Shifted(), x, *others)).module()(x, *others)
+    assert decibels(Shifted()(x, *others), found) > 60
 
 
 @pytest.mark.parametrize("rewrite", [True, False])
