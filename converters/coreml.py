@@ -121,12 +121,33 @@ def convert_program(program: ExportedProgram, arguments: dict[str, Any]) -> tupl
 
     from lvexport.converters.derived import examples
 
+    if adds_to_one_output(program):
+        arguments = arguments | {"pass_pipeline": without_linear_bias()}
     try:
         return ct.convert(program.run_decompositions({}), **arguments), "torch.export"
     except _NOT_TAKEN:
         with torch.no_grad():
             traced = torch.jit.trace(program.module(), examples(program), check_trace=False)  # type: ignore[no-untyped-call]
         return ct.convert(traced, **arguments), "torch.jit.trace"
+
+
+def adds_to_one_output(program: ExportedProgram) -> bool:
+    """Whether a number is added to a linear layer of one output, on which fuse_linear_bias of coremltools 9 fails."""
+    from lvexport.converters.rewrites.graph import ATEN, calls, is_call, shape
+
+    return any(
+        shape(layer)[-1] == 1 and any(is_call(user, ATEN.add.Tensor, ATEN.sub.Tensor) for user in layer.users)
+        for layer in calls(program.graph_module, ATEN.linear.default)
+    )
+
+
+def without_linear_bias() -> Any:
+    """What coremltools does to every program, but for sums behind linear layers as their biases."""
+    import coremltools as ct
+
+    pipeline = ct.PassPipeline()
+    pipeline.remove_passes({"common::fuse_linear_bias"})
+    return pipeline
 
 
 CONVERTER = CoreML()

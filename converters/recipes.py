@@ -96,5 +96,5 @@ def bits_of_weights(counts: Mapping[int, int]) -> str:
 
 
 def halved(recipe: Recipe) -> Recipe:
-    """The recipe with arithmetic in half precision."""
-    return replace(recipe, significand_bits=HALF_BITS)
+    """The recipe with arithmetic in half precision, that of squares too."""
+    return replace(recipe, significand_bits=HALF_BITS, squares=False)

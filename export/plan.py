@@ -22,6 +22,7 @@ from lvexport.converters.recipes import ALIASES as RECIPE_ALIASES
 from lvexport.converters.recipes import FP32, RECIPES
 from lvexport.converters.registry import ALIASES, CONVERTERS
 from lvexport.converters.rewrites.defaults import default
+from lvexport.converters.rewrites.registry import REWRITES
 from lvexport.errors import UnknownName, UsageError
 from lvexport.jobs import Limits
 from lvexport.source import Source
@@ -83,14 +84,15 @@ class Plan:
     def rewrites(self, cell: Cell) -> tuple[str, ...]:
         """What the table says for a cell; nothing where no table is asked for.
 
-        Programs in which integers compute layers are the same for all targets.
+        Programs in which integers compute layers are the same for all targets, but for squares where half precision
+        computes the rest.
         """
         if self.optimize != "default":
             return ()
         recipe = cell.converter.recipes[cell.recipe]
         if recipe.activations is not None:
-            alike = "fp16" if recipe.significand_bits < FP32.significand_bits else "fp32"
-            return default("executorch", alike, self.source.family)
+            alike = default("executorch", FP32.name, self.source.family)
+            return tuple(name for name in alike if recipe.squares or not REWRITES[name].squares)
         return default(cell.target, cell.recipe, self.source.family)
 
     @cached_property

@@ -109,7 +109,7 @@ class Refused:
 
     def __init__(self, program: Any) -> None:
         self.example_inputs = program.example_inputs
-        self.module = program.module
+        self.graph_module, self.module = program.graph_module, program.module
 
     def run_decompositions(self, table: Any) -> Any:
         raise NotImplementedError("an operation of the export that is not known")
@@ -122,6 +122,30 @@ def test_core_ml_falls_back_to_a_trace_and_says_so(captured: Captured) -> None:
     made, route = coreml.convert_program(Refused(captured.program()), arguments)  # type: ignore[arg-type]
     assert route == "torch.jit.trace"
     assert made.get_spec().description.output[0].name == "logits"
+
+
+class Score(nn.Module):
+    """A linear layer of one output, and a number added to it: (1, 8) → (1, 1)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        score: Tensor = self.layer(x) + 0.5
+        return score
+
+
+def test_core_ml_takes_a_number_added_to_one_output(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, x = Score().eval(), torch.randn(1, 8)
+    made, route = coreml.convert_program(
+        torch.export.export(network, (x,)), {"convert_to": "mlprogram", "skip_model_load": True}
+    )
+    assert route == "torch.export"
+    made.save(str(tmp_path / "score.mlpackage"))
+    (score,) = mil.load(tmp_path / "score.mlpackage").predict({"x": x.numpy()}).values()
+    assert score == pytest.approx(network(x).detach().numpy(), abs=1e-2)  # in half precision
 
 
 def scaled_onnx(captured: Captured) -> tuple[Any, Any]:

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from lvexport import tuning
+from lvexport.api import in_memory
 from lvexport.converters.contract import Captured, TensorSpec
 from lvexport.converters.rewrites.registry import REWRITES
 from lvexport.jobs import Limits
-from lvexport.plan import Cell, cells
+from lvexport.plan import Cell, Plan, cells
 from lvexport.processes import Workshop
+from tests.networks import SIDE, small
 
 ONNX = Cell("onnx", "fp32", ())
 FEW = ("constants", "batch-norms")
@@ -78,6 +80,14 @@ def test_nothing_squares_in_half_precision(target: str, recipe: str) -> None:
     tried = tuning.allowed(Cell(target, recipe, ()))
     squares = recipe == "fp32" or target in {"executorch", "tflite"}  # which normalise in single precision
     assert any(REWRITES[name].squares for name in tried) == squares
+
+
+@pytest.mark.parametrize("target", ["coreml", "executorch", "onnx", "tflite"])
+def test_nothing_squares_in_half_precision_beside_integers(target: str, tmp_path: Path) -> None:
+    cell = Cell(target, "mixed", ())
+    names = Plan(in_memory(small(), SIDE, "small"), (cell,), tmp_path).rewrites(cell)
+    assert names
+    assert any(REWRITES[name].squares for name in names) == (target != "coreml")
 
 
 def test_rounded_weights_are_left_alone(slow: Captured, tmp_path: Path) -> None:
