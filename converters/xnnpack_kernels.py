@@ -1,4 +1,5 @@
-"""What XNNPACK has kernels for and ExecuTorch's partitioner leaves out: sigmoids of integers, and conversions.
+"""What XNNPACK has kernels for and ExecuTorch does not use: sigmoids of integers, conversions, and convolutions
+with weights in half precision.
 
 Importing this loads ExecuTorch.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from executorch.backends.xnnpack.operators.node_visitor import NodeVisitor, register_node_visitor
+from executorch.backends.xnnpack.operators.node_visitor import NodeVisitor, get_node_visitors, register_node_visitor
 from executorch.backends.xnnpack.operators.quant_params import QuantParams
 from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
 from executorch.backends.xnnpack.partition.config.generic_node_configs import (
@@ -84,6 +85,25 @@ class Convert(NodeVisitor):  # type: ignore[misc]
         self.define_tensor(node, xnn_graph, vals_to_ids)
         call = XNNConvert(input_id=vals_to_ids[given], output_id=vals_to_ids[node], flags=0)
         xnn_graph.xnodes.append(XNode(xnode_union=call, debug_handle=debug_handle))
+
+
+_AsExecuTorch = type(get_node_visitors(None, {}, None)["aten.convolution.default"])  # its module has no name for it
+
+
+@register_node_visitor
+class Convolution(_AsExecuTorch):  # type: ignore[misc, valid-type]
+    """Writes a convolution with weights and biases as they are, where ExecuTorch writes those in half precision as
+    single: the same numbers in twice the bytes. XNNPACK's transposed convolutions take no others.
+    """
+
+    transposed = False
+
+    def define_node(self, node: Any, xnn_graph: Any, vals_to_ids: dict[Any, int], debug_handle: int) -> None:
+        self.transposed = bool(node.args[6])
+        super().define_node(node, xnn_graph, vals_to_ids, debug_handle)
+
+    def define_tensor(self, tensor: Any, *args: Any, force_fp32: bool = False, **kwargs: Any) -> None:
+        super().define_tensor(tensor, *args, force_fp32=force_fp32 and self.transposed, **kwargs)
 
 
 class NamedConversions(ExportPass):  # type: ignore[misc]

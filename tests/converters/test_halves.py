@@ -152,6 +152,23 @@ def test_conversions_beside_what_stays_outside_are_run(tmp_path: Path) -> None:
     assert "aten.cumsum.default" in delegation.outside
 
 
+def test_weights_of_convolutions_take_half_the_bytes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 128, 3, padding=1),
+        nn.Conv2d(128, 128, 3, padding=1, groups=128),
+        nn.Conv2d(128, 128, 1),
+        nn.ConvTranspose2d(128, 4, 2, stride=2),  # which stay in single precision
+    )
+    network.requires_grad_(False)
+    x, single, half = torch.rand(1, 3, 8, 8), tmp_path / "single.pte", tmp_path / "half.pte"
+    wanted, program = network(x), exported(network, x)
+    single.write_bytes(executorch.lowered(for_xnnpack(program))[0].to_executorch().buffer)
+    half.write_bytes(executorch.lowered(for_xnnpack(executorch.halved(program)))[0].to_executorch().buffer)
+    assert half.stat().st_size < 0.6 * single.stat().st_size
+    assert decibels(wanted, ran(half, x)) > 45
+
+
 def ran(artifact: Path, x: Tensor) -> Tensor:
     from executorch.runtime import Runtime
 
