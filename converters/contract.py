@@ -220,6 +220,11 @@ class Converter(Protocol):
         ...
 
     @property
+    def seconds(self) -> int:
+        """What a light network took on one core, imports included: the longest conversions are begun first."""
+        ...
+
+    @property
     def recipes(self) -> Mapping[str, Recipe]: ...
     @property
     def refusals(self) -> Mapping[str, str]:

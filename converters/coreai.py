@@ -29,6 +29,7 @@ class CoreAI:
     suffix = ".aimodel"
     distributions = ("coreai-torch",)
     modules = ("coreai_torch",)
+    seconds = 7
     recipes = WIDENED | INTEGERS
     refusals = NO_STATIC
     options: Mapping[str, Choice] = MappingProxyType({})

@@ -29,6 +29,7 @@ class EthosU:
     suffix = ".tflite"
     distributions = ("litert-torch", "ai-edge-litert", "ethos-u-vela")
     modules = ("litert_torch",)
+    seconds = 19
     recipes = GATED | WIDE
     refusals: Mapping[str, str] = MappingProxyType(NO_FLOATS)
     options: Mapping[str, Choice] = OPTIONS

@@ -35,6 +35,7 @@ class ExecuTorch:
     suffix = ".pte"
     distributions = ("executorch",)
     modules = ("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch.exir")
+    seconds = 28
     recipes = WIDENED | {"w8": rounding_activations(W8), "w4": rounding_activations(XNNPACK_W4)} | GATED
     refusals: Mapping[str, str] = MappingProxyType({"w8a16": _NO_WORDS})
     options: Mapping[str, Choice] = MappingProxyType({})

@@ -40,6 +40,7 @@ class ExecuTorchEthosU:
     suffix = ".pte"
     distributions = ("executorch", "ethos-u-vela", _SERIALIZER)
     modules = ("executorch.exir",)
+    seconds = 50
     recipes = STATIC
     refusals: Mapping[str, str] = MappingProxyType(NO_FLOATS | dict.fromkeys(WIDE, _NO_WIDE))
     options: Mapping[str, Choice] = OPTIONS

@@ -25,6 +25,7 @@ class TFLM:
     suffix = ".tflite"
     distributions = ("litert-torch", "ai-edge-litert", "tflite-micro")
     modules = ("litert_torch",)
+    seconds = 17
     recipes = GATED | WIDE
     refusals: Mapping[str, str] = MappingProxyType(NO_FLOATS)
     options: Mapping[str, Choice] = MappingProxyType({})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -77,9 +77,15 @@ def export(plan: Plan, report: Report = silent, model: nn.Module | None = None) 
 
 def look_ahead(shop: Workshop, plan: Plan, kept: Mapping[Cell, ArtifactInfo]) -> None:
     """Have the first converters imported while the original is captured, by the workers that this leaves idle."""
-    first = {cell.target: cell.converter.modules for cell in plan.cells if cell not in kept}
+    wanted = longest_first(cell for cell in plan.cells if cell not in kept)
+    first = {cell.target: cell.converter.modules for cell in wanted}
     for target, modules in list(first.items())[: plan.workers - 1]:
         shop.prepare(target, modules)
+
+
+def longest_first(cells: Iterable[Cell]) -> list[Cell]:
+    """The order in which cells are begun, so that no long one is left to the end, when other workers idle."""
+    return sorted(cells, key=lambda cell: -cell.converter.seconds)
 
 
 def unchanged(final: Path, kept: dict[Cell, ArtifactInfo], work: Path) -> Bundle:
@@ -166,7 +172,7 @@ def fill(
             name: pool.submit(making.rounded, cell) for name, cell in rounded_networks(plan, wanted, manifest).items()
         }
         pending: set[Future[Made]] = {
-            pool.submit(making.make, cell, networks.get(network_of(plan, cell) or "")) for cell in wanted
+            pool.submit(making.make, cell, networks.get(network_of(plan, cell) or "")) for cell in longest_first(wanted)
         }
         references, searched = reference.result(), []
         rounded, layers = kept_networks(final, manifest), kept_layers(final, manifest)

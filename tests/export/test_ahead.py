@@ -13,7 +13,7 @@ from lvexport.converters.contract import Captured, TensorSpec
 from lvexport.converters.registry import CONVERTERS
 from lvexport.errors import CellError
 from lvexport.jobs import ConvertJob, Limits
-from lvexport.pipeline import look_ahead
+from lvexport.pipeline import longest_first, look_ahead
 from lvexport.plan import Plan, cells
 from lvexport.processes import Workshop, interruptible
 from lvexport.source import resolve
@@ -62,7 +62,19 @@ def test_only_idle_workers_look_ahead(workers: int, tmp_path: Path, monkeypatch:
     chosen = cells(["onnx", "tflite"], ["fp32", "fp16"], {})
     plan = Plan(resolve("mobilevit_xxs", "demo"), chosen, tmp_path, workers=workers)
     look_ahead(Workshop(tmp_path, Limits()), plan, {})
-    assert asked == ["onnx", "tflite"][: workers - 1]
+    assert asked == ["tflite", "onnx"][: workers - 1]
+
+
+def test_long_conversions_are_begun_first() -> None:
+    chosen = cells(["onnx", "executorch", "tflite"], ["fp32", "fp16"], {})
+    assert [(c.target, c.recipe) for c in longest_first(chosen)] == [
+        ("executorch", "fp32"),
+        ("executorch", "fp16"),
+        ("tflite", "fp32"),
+        ("tflite", "fp16"),
+        ("onnx", "fp32"),
+        ("onnx", "fp16"),
+    ]
 
 
 def test_converters_name_what_they_import() -> None:

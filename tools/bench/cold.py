@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lvexport import machine
+
 MODEL, IMGSZ, WEIGHTS = "mobilevit_xxs", 64, "demo"
 CASES = {"one": ("tflite",), "four": ("coreml", "tflite", "executorch", "onnx")}
 REPETITIONS = 3
@@ -34,7 +36,7 @@ class Spent:
 
 def measure(say: Callable[[str, str], None]) -> dict[str, Any]:
     """Seconds of ours and of theirs for each case, in turn, and the ratios with their spread."""
-    return {name: case(name, targets, say) for name, targets in CASES.items()} | {"cores": len(os.sched_getaffinity(0))}
+    return {name: case(name, targets, say) for name, targets in CASES.items()} | {"machine": machine.describe()}
 
 
 def case(name: str, targets: tuple[str, ...], say: Callable[[str, str], None]) -> dict[str, Any]:

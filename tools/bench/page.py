@@ -20,10 +20,10 @@ and what their ratio is off 1.00 is noise.
 COLD = """
 ## Cold start
 
-Seconds from a command to the artifacts of `mobilevit_xxs` with its demo weights at 64 pixels, {cores} cores, in fresh
-processes; the minimal scripts, which run nothing of what they make, one after the other. *one picture*: with
-`--samples 1`; *all*: with the verdict as it usually is, over 2,000. In brackets processor time, which depends less on
-what else the machine does.
+Seconds from a command to the artifacts of `mobilevit_xxs` with its demo weights at 64 pixels, in fresh processes on
+{machine}; the minimal scripts, which run nothing of what they make, one after the
+other. *one picture*: with `--samples 1`; *all*: with the verdict as it usually is, over 2,000. In brackets processor
+time, which depends less on what else the machine does.
 
 | targets | scripts, s | one picture, s | ratio | all, s | ratio |
 |---|---|---|---|---|---|
@@ -108,7 +108,7 @@ def cold(found: dict[str, Any]) -> str:
         f"| {spent(c['ours'])} | {ratio(c['ours_ratio'])} |\n"
         for c in (found["one"], found["four"])
     ]
-    return COLD.format(cores=found["cores"]) + "".join(lines)
+    return COLD.format(machine=found["machine"]) + "".join(lines)
 
 
 def spent(seconds: dict[str, float]) -> str:

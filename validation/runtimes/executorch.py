@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,9 +31,9 @@ _DTYPES = {
 
 
 class ExecuTorchSession:
-    def __init__(self, method: Any) -> None:
-        self._method = method
-        meta = method.metadata
+    def __init__(self, program: Any) -> None:
+        self._program, self._method = program, program.load_method("forward")
+        meta = self._method.method_meta()
         self.inputs = tuple(spec(f"input_{i}", meta.input_tensor_meta(i)) for i in range(meta.num_inputs()))
         self.outputs = tuple(spec(f"output_{i}", meta.output_tensor_meta(i)) for i in range(meta.num_outputs()))
 
@@ -39,7 +41,7 @@ class ExecuTorchSession:
         import torch
 
         given = [torch.from_numpy(np.ascontiguousarray(inputs[s.name])) for s in self.inputs]
-        results = self._method.execute(given)
+        results = self._method(given)
         # The runtime reuses the memory of its outputs.
         return {s.name: value.numpy().copy() for s, value in zip(self.outputs, results, strict=True)}
 
@@ -52,24 +54,29 @@ class ExecuTorchRuntime:
             return Availability(False, "ExecuTorch", "executorch is not installed: pip install 'lvexport[executorch]'")
 
     def load(self, artifact: Path, threads: int) -> ExecuTorchSession:
-        from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
-        from executorch.runtime import Runtime, Verification
-
-        # "Unsafe" while a program runs; none has been loaded yet.
-        _unsafe_reset_threadpool(threads)
+        library = bindings()
+        library._unsafe_reset_threadpool(threads)  # "unsafe" while a program runs; none has been loaded yet
         check_identifier(artifact)
+        whole = library.Verification.InternalConsistency
         try:
-            program = Runtime.get().load_program(artifact, verification=Verification.InternalConsistency)
-            method = program.load_method("forward")
+            return ExecuTorchSession(library._load_program(str(artifact), program_verification=whole))
         except RuntimeError as error:
             raise ArtifactError(f"ExecuTorch cannot load {artifact}: {error}") from error
-        if method is None:
-            raise ArtifactError(f"{artifact} has no method named forward.")
-        return ExecuTorchSession(method)
 
     def describe(self, artifact: Path) -> Description:
         session = self.load(artifact, threads=1)
         return Description(session.inputs, session.outputs, pte.read(artifact).calls())
+
+
+def bindings() -> Any:
+    """What ``executorch.runtime`` wraps, without the exporter, which that loads for the name of a warning.
+
+    The exporter takes twice as long to import as PyTorch and the runtime together.
+    """
+    if sys.platform == "win32":  # where that module also says where libraries are
+        return import_module("executorch.extension.pybindings.portable_lib")
+    import_module("torch")  # which loads the libraries that the bindings need
+    return import_module("executorch.extension.pybindings._C")
 
 
 def check_identifier(artifact: Path) -> None:
