@@ -39,7 +39,7 @@ DOCUMENT = {
         }
     },
     "cold": {
-        "cores": 2,
+        "machine": "Linux x86_64, a processor, 2 cores",
         **{
             name: {
                 "targets": targets,
