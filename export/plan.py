@@ -92,7 +92,7 @@ class Plan:
         recipe = cell.converter.recipes[cell.recipe]
         if recipe.activations is not None:
             alike = default("executorch", FP32.name, self.source.family)
-            return tuple(name for name in alike if recipe.squares or not REWRITES[name].squares)
+            return tuple(name for name in alike if REWRITES[name].suits(recipe))
         return default(cell.target, cell.recipe, self.source.family)
 
     @cached_property

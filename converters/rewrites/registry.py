@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, cast
 if TYPE_CHECKING:
     from torch.fx import GraphModule
 
+    from lvexport.converters.contract import Recipe
+
 
 @dataclass(frozen=True)
 class Rewrite:
@@ -23,6 +25,10 @@ class Rewrite:
     summary: str
     function: str
     squares: bool = False
+
+    def suits(self, recipe: Recipe) -> bool:
+        """Whether it squares no numbers where half precision would hold them."""
+        return recipe.squares or not self.squares
 
     def apply(self, module: GraphModule) -> None:
         """Change the module in place. Loads torch."""
