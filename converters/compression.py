@@ -6,22 +6,22 @@ What is rounded once is not changed by being rounded again, so each converter fi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
 from lvexport.converters.contract import Integers
-from lvexport.converters.derived import constant, examples, rewritten
+from lvexport.converters.derived import constant
 from lvexport.converters.rewrites.graph import arguments
 from lvexport.converters.rewrites.norms import fold_batch_norms, fold_norm_affines
 
 # Tensors of so many numbers or fewer stay as they are: of small ones, scales and the operation that applies them take
 # what rounding saves. coremltools' default (optimize/coreml/_config.py, ``weight_threshold``).
 SMALLEST = 2048
+_HALF_STEP = 2.0**-24  # between numbers of half precision below its smallest normal one (IEEE 754 binary16)
 _SAME = 1e-6  # of the largest magnitude: what rounding in single precision may do to a whole multiple of a scale
 # Shares of a block's largest magnitude that its range may reach to. Clipping a few numbers rounds the others finer.
 _RANGES = tuple(1 - 0.04 * i for i in range(13))
@@ -66,11 +66,20 @@ def blocks(weight: Tensor, integers: Integers) -> Tensor:
 def quantize(weight: Tensor, integers: Integers) -> Quantized:
     """Round a weight (O, I, …), each block over the range that leaves it the least squared error."""
     grouped = blocks(weight.detach().double(), integers)
+    return _quantized(weight, least_error(grouped, integers, grouped.shape[1] > 1), integers)
+
+
+def least_error(grouped: Tensor, integers: Integers, blockwise: bool, counts: Tensor | None = None) -> Tensor:
+    """(…, 1) the scales that leave (…, numbers) the least squared error, each number's times how much it ``counts``.
+
+    ``blockwise``: they are some of several for each output channel.
+    """
     largest = grouped.abs().amax(-1, keepdim=True)
-    scales = torch.stack([short(largest * share / integers.largest) for share in _RANGES])
-    errors = (on_grid(grouped, scales, integers) * scales - grouped).square().sum(-1, keepdim=True)
-    best = scales.gather(0, errors.argmin(0, keepdim=True))[0]
-    return _quantized(weight, best, integers)
+    half = integers.half and blockwise
+    scales = torch.stack([kept(largest * share / integers.largest, half) for share in _RANGES])
+    errors = (on_grid(grouped, scales, integers) * scales - grouped).square()
+    errors = (errors if counts is None else errors * counts).sum(-1, keepdim=True)
+    return scales.gather(0, errors.argmin(0, keepdim=True))[0]
 
 
 def short(scale: Tensor) -> Tensor:
@@ -81,6 +90,18 @@ def short(scale: Tensor) -> Tensor:
     """
     mantissa, exponent = torch.frexp(scale)
     return torch.ldexp((mantissa * 256).round() / 256, exponent)
+
+
+def kept(scale: Tensor, half: bool) -> Tensor:
+    """Scales as formats keep them; with ``half`` as numbers of half precision.
+
+    The smallest of these are rounded down, so that the largest number of a block stays the largest integer; where the
+    scale then is 0, so is the block.
+    """
+    scale = short(scale)
+    if not half:
+        return scale
+    return torch.where(scale < torch.finfo(torch.float16).tiny, (scale / _HALF_STEP).floor() * _HALF_STEP, scale)
 
 
 def requantize(weight: Tensor, integers: Integers) -> Quantized:
@@ -141,24 +162,27 @@ def is_product(layer: torch.fx.Node) -> bool:
     return all(n == 1 for n in (*kernel, *given["stride"], given["groups"])) and not any(given["padding"])
 
 
-def compress(program: ExportedProgram, integers: Integers) -> ExportedProgram:
-    """The same program with rounded weights.
+def compress(
+    module: torch.fx.GraphModule,
+    given: tuple[Tensor, ...],
+    integers: Integers,
+    batches: Sequence[Sequence[Tensor]] = (),
+) -> ExportedProgram:
+    """The program of a module with its weights rounded, in place; it takes such inputs as those ``given``.
 
-    Batch normalisation and the factors of layer normalisations are folded into them before, for a converter that did so
-    afterwards, as LiteRT's does, would find other numbers there than integers times a scale.
+    Over calibration inputs, ``batches``, weights are rounded so that what layers give stays; without any, each to the
+    nearest. Batch normalisation and the factors of layer normalisations are folded into them before, for a converter
+    that did so afterwards, as LiteRT's does, would find other numbers there than integers times a scale.
     """
+    from lvexport.converters.gptq import fit
 
-    def round_weights(module: torch.fx.GraphModule) -> None:
+    fold_batch_norms(module)
+    fold_norm_affines(module)
+    if batches:
+        fit(module, batches, integers)
+    else:
         for node in weights(module):
             weight = constant(module, node)
-            form = form_of(node.users, integers)
-            weight.data = quantize(weight, form).restored().to(weight.dtype)
-
-    return torch.export.export(
-        rewritten(program, fold_batch_norms, fold_norm_affines, round_weights), examples(program)
-    )
-
-
-def compress_file(program: Path, integers: Integers, out: Path) -> None:
-    """:func:`compress` from a ``.pt2`` file to another."""
-    torch.export.save(compress(torch.export.load(program), integers), out)
+            weight.data = quantize(weight, form_of(node.users, integers)).restored().to(weight.dtype)
+    module.recompile()
+    return torch.export.export(module, given)

@@ -33,6 +33,7 @@ class Integers:
     ``whole``: just as many, and all of them where their number is no multiple of that. ``kernels``: what weights of
     convolutions that look at more than one place are rounded to, and ``grouped`` those of convolutions in groups; None:
     the same. Where ``kernels`` is given, a convolution that looks at one place only is computed as a linear layer.
+    ``half``: scales of blocks are kept in half precision.
     """
 
     bits: int
@@ -40,6 +41,7 @@ class Integers:
     whole: bool = False
     kernels: Integers | None = None
     grouped: Integers | None = None
+    half: bool = False
 
     @property
     def largest(self) -> int:
@@ -74,6 +76,7 @@ class Recipe:
 
     ``significand_bits`` counts the hidden one: 24 for float32, 11 for float16 (IEEE 754). ``activations``: bits of
     whole numbers that convolutions and linear layers are given and give; None where these stay floating point.
+    ``fitted``: weights are rounded so that what layers give over calibration inputs stays.
     ``gates``: the target computes x·sigmoid(x) between two such layers in whole numbers too.
     ``mixed``: only as many of these layers as a budget allows. ``requires`` has the values that an option of the target
     may then have, the first of them the default. ``dynamic``: the target may compute layers with integer weights in
@@ -85,6 +88,7 @@ class Recipe:
     summary: str
     significand_bits: int
     weights: Integers | None = None
+    fitted: bool = False
     activations: int | None = None
     mixed: bool = False
     gates: bool = False

@@ -65,15 +65,17 @@ def with_integers(program: ExportedProgram, integers: Integers) -> ExportedProgr
     import torch
     from coreai_torch._compression import custom_layers  # noqa: F401, which defines the operation
 
-    from lvexport.converters.compression import requantize, weights
+    from lvexport.converters.compression import recovered, weights
     from lvexport.converters.derived import attach, constant, examples, rewritten
 
     scaled = torch.ops.coreai.constexpr_blockwise_shift_scale.default
-    kind = getattr(torch, f"int{integers.bits}")
 
     def spell_weights(module: GraphModule) -> None:
         for node in list(weights(module)):
-            found = requantize(constant(module, node), integers)
+            found = recovered(constant(module, node), integers)
+            if found is None:
+                continue
+            kind = getattr(torch, f"int{found.bits}")
             with module.graph.inserting_after(node):
                 scale = module.graph.get_attr(attach(module, f"{node.name}_scale", found.scale))
             with module.graph.inserting_after(scale):

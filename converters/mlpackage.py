@@ -44,15 +44,18 @@ def compressed(model: Any, integers: Integers) -> Any:
 
     from lvexport.converters.compression import SMALLEST, block_of
 
-    def config(weight: Any) -> Any:
-        kind = {"mode": "linear_symmetric", "dtype": f"int{integers.bits}", "weight_threshold": SMALLEST}
-        if integers.block is None:
+    def config(weight: Any, form: Integers) -> Any:
+        kind = {"mode": "linear_symmetric", "dtype": f"int{form.bits}", "weight_threshold": SMALLEST}
+        if form.block is None:
             return cto.OpLinearQuantizerConfig(granularity="per_channel", **kind)
-        sizes = [1, block_of(weight.shape[1], integers), *(0 for _ in weight.shape[2:])]  # 0: the whole axis
+        sizes = [1, block_of(weight.shape[1], form), *(0 for _ in weight.shape[2:])]  # 0: the whole axis
         return cto.OpLinearQuantizerConfig(granularity="per_block", block_size=sizes, **kind)
 
-    found = cto.get_weights_metadata(model, weight_threshold=SMALLEST)
-    configs = {name: config(w.val) for name, w in found.items() if is_weight(name, w) and on_grid(w.val, integers)}
+    configs = {}
+    for name, of in cto.get_weights_metadata(model, weight_threshold=SMALLEST).items():
+        form = next((form for form in integers.forms if on_grid(of.val, form)), None)
+        if form is not None and is_weight(name, of):
+            configs[name] = config(of.val, form)
     return cto.linear_quantize_weights(model, cto.OptimizationConfig(op_name_configs=configs))
 
 

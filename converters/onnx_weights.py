@@ -37,7 +37,6 @@ class Weight:
 
 def with_integers(model: Any, integers: Integers) -> tuple[Any, int]:
     """The model with its rounded weights as integers, and how many these are. Everything else is left as it is."""
-    kind = _KINDS[integers.bits]
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     graph = changed.graph
@@ -48,7 +47,7 @@ def with_integers(model: Any, integers: Integers) -> tuple[Any, int]:
         found = recovered(value, integers)
         if found is not None:
             graph.initializer.remove(initializers[weight.name])
-            spelled += spell(graph, weight, found, kind)
+            spelled += spell(graph, weight, found, _KINDS[found.bits])
     nodes = list(graph.node)
     del graph.node[:]
     graph.node.extend([*spelled, *nodes])

@@ -23,10 +23,11 @@ W8 = Recipe(
 )
 W4 = Recipe(
     "w4",
-    "weights in 4-bit integers, a scale for each 32 input channels or so",
+    "weights in 4-bit integers, a scale for each 32 input channels or so, fitted over calibration inputs",
     SINGLE_BITS,
-    Integers(4, 32),
-    method="blockwise int4",
+    Integers(4, 32, grouped=Integers(8), half=True),
+    fitted=True,
+    method="blockwise int4, in groups int8",
 )
 W8A8 = Recipe(
     "w8a8",
@@ -54,17 +55,13 @@ MIXED = Recipe(
     method="int8, static, with floats",
 )
 
-# XNNPACK computes linear layers with 4-bit weights, in blocks of a multiple of 32 channels or with one scale for all,
-# and so convolutions that are linear at every place. Kernels of more places have 8 bits there. LiteRT has some of its
-# own for 4 bits with a scale for each output channel, but none for convolutions in groups.
-XNNPACK_W4 = replace(
+# LiteRT and XNNPACK compute linear layers with 4-bit weights in blocks of 32 channels, or with one scale for each
+# output, and so convolutions that are linear at every place. LiteRT has kernels of its own for other convolutions with
+# a scale for each output; for XNNPACK these are linear layers of what lies around every place. Neither has any for
+# groups.
+KERNELS_W4 = replace(
     W4,
-    weights=Integers(4, 32, whole=True, kernels=Integers(8), grouped=Integers(8)),
-    method="int4 linear and 1×1, else int8",
-)
-LITERT_W4 = replace(
-    W4,
-    weights=Integers(4, 32, whole=True, kernels=Integers(4), grouped=Integers(8)),
+    weights=Integers(4, 32, whole=True, kernels=Integers(4), grouped=Integers(8), half=True),
     method="int4, in groups int8",
 )
 

@@ -12,7 +12,7 @@ from lvexport.converters.recipes import (
     FP16,
     FP32,
     GATED,
-    LITERT_W4,
+    KERNELS_W4,
     W8,
     W8A16,
     WIDE,
@@ -37,7 +37,7 @@ class TFLite:
     seconds = 15
     recipes = MappingProxyType(
         {"fp32": FP32, "fp16": replace(FP16, squares=True, method="float16 weights"), "w8": rounding_activations(W8)}
-        | {"w4": replace(rounding_activations(LITERT_W4), requires={"activations": (DYNAMIC,)})}
+        | {"w4": replace(rounding_activations(KERNELS_W4), requires={"activations": (DYNAMIC,)})}
         | GATED
         | {"w8a16": replace(W8A16, requires={"int8_io": ("no",)})}
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,8 +15,9 @@ from torch.fx import GraphModule, Node
 from lvexport.converters.compression import Quantized, is_product, recovered, weights
 from lvexport.converters.contract import Integers
 from lvexport.converters.derived import attach, constant, examples, rewritten
+from lvexport.converters.patches import as_linear, matrix
 from lvexport.converters.recipes import FLOATING
-from lvexport.converters.rewrites.graph import prune
+from lvexport.converters.rewrites.graph import arguments, prune
 
 _QUANTIZED = torch.ops.quantized_decomposed
 _ATEN = torch.ops.aten
@@ -59,8 +61,8 @@ def integer_layers(module: GraphModule, integers: Integers, convolutions: bool) 
         value = constant(module, weight)
         found = recovered(value, integers)
         layers = list(weight.users)
-        if integers.kernels is not None and found is not None and all(map(is_product, layers)):
-            layers = [as_linear(module, layer) if layer.target is _CONV else layer for layer in layers]
+        if found is not None and becomes_linear(layers, integers, found):
+            layers = [as_linear(layer) if layer.target is _CONV else layer for layer in layers]
         if found is None or any(stays(layer, convolutions) for layer in layers):
             counts[FLOATING] += value.numel()
             continue
@@ -75,29 +77,18 @@ def integer_layers(module: GraphModule, integers: Integers, convolutions: bool) 
     return counts
 
 
-def as_linear(module: GraphModule, layer: Node) -> Node:
-    """A convolution that looks at one place, as a linear layer of one row for each place.
-
-    Rows come of a matrix, which has one layout only: ExecuTorch takes maps in channels-last order.
-    """
-    graph, (n, _, height, width) = layer.graph, layer.args[0].meta["val"].shape  # type: ignore[union-attr]
-    outputs, inputs = layer.args[1].meta["val"].shape[:2]  # type: ignore[union-attr]
-    with graph.inserting_before(layer):
-        rows = graph.call_function(_ATEN.permute.default, (layer.args[0], [0, 2, 3, 1]))
-        rows = graph.call_function(_ATEN.reshape.default, (rows, [-1, inputs]))
-        matrix = graph.call_function(_ATEN.reshape.default, (layer.args[1], [outputs, inputs]))
-        linear = graph.call_function(_ATEN.linear.default, (rows, matrix, *layer.args[2:3]))
-        made = graph.call_function(_ATEN.reshape.default, (linear, [n, height, width, outputs]))
-        made = graph.call_function(_ATEN.permute.default, (made, [0, 3, 1, 2]))
-    made.meta["val"] = layer.meta["val"]
-    layer.replace_all_uses_with(made)
-    graph.erase_node(layer)
-    return linear
+def becomes_linear(layers: Sequence[Node], integers: Integers, found: Quantized) -> bool:
+    """Whether layers are computed as linear ones: XNNPACK has no other kernels for 4 bits."""
+    if integers.kernels is None or any(layer.target is _CONV and arguments(layer)["groups"] > 1 for layer in layers):
+        return False
+    return found.bits == _FOUR or all(map(is_product, layers))
 
 
 def dequantized(module: GraphModule, layer: Node, found: Quantized) -> Node:
     """The weight of a layer as integers times scales, in the form that stands for their number of bits."""
-    data = found.data.flatten(1) if layer.target is _LINEAR else found.data
+    data = found.data
+    if layer.target is _LINEAR:
+        data = data if data.ndim == 2 else matrix(data)
     scale, blocks = found.scale.flatten(1), found.scale.shape[1]
     lowest, highest = (-8, 7) if found.bits == _FOUR else (-(2 ** (found.bits - 1)) + 1, 2 ** (found.bits - 1) - 1)
     kept = [getter(module, layer, "data", data)]

@@ -58,11 +58,11 @@ def export(
     units of full scale), ``crop_pct``, ``interpolation`` and ``labels`` (the labels, or a file of them) stand in place
     of what is known of the model. ``name``: the bundle's name for a module. ``samples``: how many images the verdict is
     taken over. ``optimize``: how to rewrite for inference, ``default``, ``tune`` or ``none``. ``calibration``: what the
-    ranges of integer activations follow from, a folder of pictures, an .npz, or arrays (n, …) as the model takes them;
-    ``observer``: how, ``percentile``, ``mse``, ``min-max`` or ``entropy``. ``max_drop``: points of accuracy that
-    integers may cost; ``front``: how many other choices of layers are made and measured beside that which keeps it.
-    ``timeout``: seconds for each conversion or run. ``eval_data``: labelled pictures to measure
-    accuracy on, as ``data`` for :func:`evaluate`. ``options``: of the targets, such as ``min_ios="16"``.
+    ranges of integer activations and the rounding of 4-bit weights follow from, a folder of pictures, an .npz, or
+    arrays (n, …) as the model takes them; ``observer``: how ranges do, ``percentile``, ``mse``, ``min-max`` or
+    ``entropy``. ``max_drop``: points of accuracy that integers may cost; ``front``: how many other choices of layers
+    are made and measured beside that which keeps it. ``timeout``: seconds for each conversion or run. ``eval_data``:
+    labelled pictures to measure accuracy on, as ``data`` for :func:`evaluate`. ``options``: of the targets, such as ``min_ios="16"``.
     Relative paths are from the working directory.
 
     A failing target does not raise: see ``status``, ``error`` and ``verdict`` of ``bundle.results``, one an artifact.

@@ -64,7 +64,9 @@ from lvexport.validation.contract import (
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
+    from torch.fx import GraphModule
 
+    from lvexport.converters.contract import Integers
     from lvexport.converters.quantization.settings import Assignment
     from lvexport.converters.quantization.switches import Switched
     from lvexport.validation.integers.layers import Comparison, Layer
@@ -89,9 +91,41 @@ def run_cost(job: CostJob) -> Any:
 
 
 def run_compress(job: CompressJob) -> Any:
-    from lvexport.converters.compression import compress_file
+    import torch
+    from safetensors.numpy import save_file
 
-    compress_file(job.program, job.weights, job.out)
+    from lvexport.converters.compression import compress
+    from lvexport.converters.derived import examples
+    from lvexport.converters.rewrites.apply import rewritten
+    from lvexport.validation.integers.layers import packed
+
+    program = torch.export.load(job.program)
+    module, change = rewritten(program, job.rewrites)
+    given = () if job.calibration is None else batches(job.calibration, job.calibration.count)
+    torch.export.save(compress(module, examples(program), job.weights, given), job.out)
+    save_file(packed(list(rounded_weights(module, job.weights))), job.layers)
+    return change if job.rewrites else None
+
+
+def rounded_weights(module: GraphModule, integers: Integers) -> Iterator[Layer]:
+    """The weights of a module that were rounded, as they will be read back from artifacts."""
+    from lvexport.converters.compression import form_of, requantize, weights
+    from lvexport.converters.derived import constant
+    from lvexport.validation.integers.layers import Layer, digest
+
+    for node in weights(module):
+        found = requantize(constant(module, node), form_of(node.users, integers))
+        scales = found.scale.reshape(-1).numpy()
+        yield Layer(next(iter(node.users)).name, digest(found.data.numpy(), 0), scales, None, None)
+
+
+def batches(inputs: Inputs, most: int) -> list[tuple[Any, ...]]:
+    """The first of some inputs, as tensors."""
+    import torch
+
+    from lvexport.feeding import tensors
+
+    return [tuple(map(torch.from_numpy, arrays)) for arrays in islice(tensors(inputs), most)]
 
 
 def run_quantize(job: QuantizeJob) -> Any:
@@ -100,11 +134,7 @@ def run_quantize(job: QuantizeJob) -> Any:
 
     from lvexport.converters.quantization.quantize import Calibration, Others, quantize
     from lvexport.converters.rewrites.apply import rewritten
-    from lvexport.feeding import tensors
     from lvexport.validation.integers.layers import packed
-
-    def batches(inputs: Inputs, most: int) -> list[tuple[Any, ...]]:
-        return [tuple(map(torch.from_numpy, arrays)) for arrays in islice(tensors(inputs), most)]
 
     others: list[tuple[Assignment, Path]] = []
 
@@ -201,7 +231,8 @@ def compared(target: str, artifact: Path, layers: Path) -> Comparison | None:
     from lvexport.validation.integers.registry import reader
 
     read = reader(target)
-    return None if read is None else compare(unpacked(load_file(layers)), read(artifact))
+    found = None if read is None else compare(unpacked(load_file(layers)), read(artifact))
+    return found if found is not None and (found.found or found.wrong) else None
 
 
 def answers(inputs: Inputs, session: Session) -> Iterator[tuple[float, list[Array]]]:

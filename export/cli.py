@@ -166,7 +166,8 @@ def export(
         Rewrites for inference: default (those that measured fastest for the family), tune (measure here, which takes
         minutes to hours, and keep the result), or none.
     calib
-        Folder of pictures, or an .npz file, from which the ranges of integer activations follow (images that ship).
+        Folder of pictures, or an .npz file, from which the ranges of integer activations follow, and how 4-bit weights
+        are rounded (images that ship).
     observer
         How they follow: percentile, mse, min-max or entropy.
     max_drop

@@ -41,11 +41,18 @@ class CostJob:
 
 @dataclass(frozen=True)
 class CompressJob:
-    """Round the weights of a captured program."""
+    """Round the weights of a captured program, rewritten for inference before.
+
+    ``calibration``: inputs over which what layers give is to stay; None: each weight by itself. ``layers``: where what
+    each weight is made of is written.
+    """
 
     program: Path
+    rewrites: tuple[str, ...]
     weights: Integers
+    calibration: Inputs | None
     out: Path
+    layers: Path
     kind: Literal["compress"] = "compress"
 
 
@@ -283,6 +290,7 @@ ANSWER = TypeAdapter(Answer)
 CAPTURE = TypeAdapter(Capture)
 COUNTED = TypeAdapter(Counted)
 ROUNDED = TypeAdapter(Rounded)
+SQNR: TypeAdapter[float | None] = TypeAdapter(float | None)  # of a program after rewriting it
 NOTES = TypeAdapter(Notes)
 DESCRIPTION = TypeAdapter(Description)
 RUN_RESULT = TypeAdapter(RunResult)

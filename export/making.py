@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from lvexport import files, fronts, tuning
 from lvexport.calibration import Calibration
-from lvexport.compressing import Compressed, calibrated, compress, rounding
+from lvexport.compressing import Compressed, Program, calibrated, compress, fitted, rounding
 from lvexport.converters.contract import Captured, Notes
 from lvexport.errors import CellError, LvexportError, NotRunError
 from lvexport.feeding import load_outputs
@@ -22,7 +22,7 @@ from lvexport.inputs import Sample, normalisation
 from lvexport.jobs import NOTES, RUN_RESULT, Capture, ConvertJob, Inputs, ReferenceJob, RunJob, RunResult
 from lvexport.plan import DEFAULT_OPTIMIZE, Cell, Plan
 from lvexport.processes import Workshop
-from lvexport.quantizing import Program, quantize, too_dear
+from lvexport.quantizing import quantize, too_dear
 from lvexport.validation.contract import Array
 from lvexport.validation.runtimes.registry import RUNTIMES
 
@@ -70,7 +70,7 @@ class Made:
 
 @dataclass(frozen=True)
 class Making:
-    """What all cells of one call share. ``calibration`` is there where a recipe rounds activations to fixed grids.
+    """What all cells of one call share. ``calibration`` is there where a recipe needs it.
 
     ``simulated``: networks with rounded weights of which an artifact rounds them as they come. ``floating``: targets of
     which the bundle has or gets an artifact in single precision.
@@ -117,14 +117,15 @@ class Making:
         """The original with the roundings that a cell's recipe asks for, and its outputs over the sample."""
         what = f"{cell.recipe} layers" if calibrated(cell.recipe) else f"{cell.recipe} weights"
         self.report(what, "running")
-        source = self.original.capture.source
-        if self.calibration is None or not calibrated(cell.recipe):
-            of = rounding(cell.target, cell.recipe)
-            assert of is not None
-            made = compress(self.shop, source, self.original.program, of, self.sampled, of.name in self.simulated)
+        plan, given = self.plan, self.calibration
+        original = Program(self.original.program, self.original.capture.source)
+        if given is not None and calibrated(cell.recipe):
+            made = quantize(self.shop, original, plan, cell, given, self.sampled, kept)
         else:
-            program = Program(self.original.program, source)
-            made = quantize(self.shop, program, self.plan, cell, self.calibration, self.sampled, kept)
+            of = rounding(cell.target, cell.recipe, plan.rewrites(cell), plan.calibration_digest)
+            assert of is not None
+            inputs = given.inputs if given is not None and fitted(cell.recipe) else None
+            made = compress(self.shop, original, of, inputs, self.sampled, of.name in self.simulated)
         self.report(what, "done")
         return made
 
@@ -157,7 +158,7 @@ class Making:
         files.remove(artifact)
         try:
             rewrites = plan.rewrites(cell)
-            if plan.optimize == "tune" and not rewritten(network):
+            if plan.optimize == "tune" and network is None:
                 say, digest = partial(self.report, cell.label), self.original.capture.digest
                 rewrites = tuning.tune(self.shop, cell, self.captured(network), digest, say).rewrites
             notes, rewrites = self.convert(cell, network, artifact, rewrites)
@@ -172,7 +173,7 @@ class Making:
         by ``rewrites``. Raises LvexportError."""
         plan, captured = self.plan, self.captured(network)
         asked = plan.rewrites(cell) if rewrites is None else rewrites
-        if network is not None and rewritten(network):
+        if network is not None:
             notes, _ = convert(self.shop, cell, captured, artifact, (), plan.optimize)
             return replace(notes, sqnr_db=network.sqnr_db), asked
         return convert(self.shop, cell, captured, artifact, asked, plan.optimize)
@@ -215,11 +216,6 @@ class Making:
         except LvexportError as error:
             return failure(cell, "running", error, made.seconds)
         return replace(made, run=run, outputs=load_outputs(out))
-
-
-def rewritten(network: Compressed | None) -> bool:
-    """Whether a program was rewritten for inference before its layers were rounded."""
-    return network is not None and network.integer is not None
 
 
 def following(made: Made) -> int:

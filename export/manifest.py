@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-SCHEMA_VERSION = "1.5"
+SCHEMA_VERSION = "1.6"
 
 
 class Part(BaseModel):
@@ -196,12 +196,12 @@ class StepInfo(Part):
 
 
 class CalibrationInfo(Part):
-    """What the ranges of activations follow from."""
+    """What the ranges of activations follow from, by an ``observer``, or fitted weights, by none."""
 
     inputs: str
     count: int
     sha256: str
-    observer: str
+    observer: str | None
 
 
 class LatencyInfo(Part):
@@ -282,6 +282,7 @@ class ArtifactInfo(Part):
     ``not-run`` (built, but nothing here can run it). ``sha256`` of a folder is over its files, as docs/bundle.md says.
     ``rewrites``: of the program before it was converted, in order; they left ``rewrites_sqnr_db`` of its outputs.
     ``network``: the rounded network that it was made from, whose outputs the golden vectors have under that name.
+    ``calibration``: what weights were fitted over, null where they were not.
     ``beside``: files of the bundle that go with it, such as its bytes as C source.
     """
 
@@ -304,6 +305,7 @@ class ArtifactInfo(Part):
     delegation: DelegationInfo | None = None
     network: str | None = None
     quantization: QuantizationInfo | None = None
+    calibration: CalibrationInfo | None = None
     evaluation: EvaluationInfo | None = None
     key: str | None
 

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from lvexport import bundle, files, front_picture, fronts, golden, machine
 from lvexport.bundle import Bundle
 from lvexport.calibration import Calibration, lay_down
-from lvexport.compressing import Compressed, calibrated, dynamic, rounding, simulation
+from lvexport.compressing import Compressed, calibrated, dynamic, fitted, simulation
 from lvexport.converters.contract import BUDGET, Budget, Notes, Recipe
 from lvexport.converters.recipes import FP32
 from lvexport.documents import describe_original, same_original, tensor_specs
@@ -164,13 +164,9 @@ def fill(
         wanted = [cell for cell in plan.cells if cell not in kept]
         calibration = calibrate(plan, original, wanted, shop)
         beside = floats(plan, original, wanted, final)
-        making = Making(
-            plan, shop, original, sampled, calibration, simulated(plan, manifest), work, report, frozenset(beside)
-        )
+        making = Making(plan, shop, original, sampled, calibration, simulated(plan), work, report, frozenset(beside))
         reference = pool.submit(making.reference_over_sample)
-        networks = {
-            name: pool.submit(making.rounded, cell) for name, cell in rounded_networks(plan, wanted, manifest).items()
-        }
+        networks = {name: pool.submit(making.rounded, cell) for name, cell in rounded_networks(plan, wanted).items()}
         pending: set[Future[Made]] = {
             pool.submit(making.make, cell, networks.get(network_of(plan, cell) or "")) for cell in longest_first(wanted)
         }
@@ -244,21 +240,19 @@ def with_fronts(
 
 
 def calibrate(plan: Plan, original: Original, cells: Sequence[Cell], shop: Workshop) -> Calibration | None:
-    """The inputs that activations are quantized with, where a cell asks for that."""
-    if not any(calibrated(cell.recipe) for cell in cells):
+    """The inputs that activations are quantized with and weights fitted over, where a cell asks for that."""
+    if not any(calibrated(cell.recipe) or fitted(cell.recipe) for cell in cells):
         return None
     capture = original.capture
     return lay_down(capture.source, capture.inputs, plan.calibration, shop.folder / "calibration.safetensors")
 
 
-def simulated(plan: Plan, manifest: Manifest) -> frozenset[str]:
+def simulated(plan: Plan) -> frozenset[str]:
     """The networks with rounded weights of which an artifact rounds activations as they come."""
-    both = [(c.target, c.recipe, dict(c.options)) for c in plan.cells]
-    both += [(a.target, a.recipe, a.options) for a in manifest.artifacts]
     return frozenset(
-        of.name
-        for target, recipe, options in both
-        if dynamic(target, recipe, options) and (of := rounding(target, recipe)) is not None
+        name
+        for cell in plan.cells
+        if dynamic(cell.target, cell.recipe, dict(cell.options)) and (name := network_of(plan, cell)) is not None
     )
 
 
@@ -275,14 +269,9 @@ def layers_of(network: Compressed | None) -> dict[str, Array]:
     return {f"{network.name}.layer.{key}": array for key, array in load_file(network.layers).items()}
 
 
-def rounded_networks(plan: Plan, wanted: Sequence[Cell], manifest: Manifest) -> dict[str, Cell]:
-    """The networks with roundings that are needed, by name, each with a cell that is made from it.
-
-    Also those of artifacts that are there already and only whose weights are rounded: they are in the golden vectors.
-    """
-    found = {name: cell for cell in wanted if (name := network_of(plan, cell)) is not None}
-    there = [(of.name, a) for a in manifest.artifacts if (of := rounding(a.target, a.recipe)) is not None]
-    return {name: Cell(a.target, a.recipe, ()) for name, a in there} | found
+def rounded_networks(plan: Plan, wanted: Sequence[Cell]) -> dict[str, Cell]:
+    """The networks with roundings that are needed, by name, each with a cell that is made from it."""
+    return {name: cell for cell in wanted if (name := network_of(plan, cell)) is not None}
 
 
 def kept_layers(final: Path, manifest: Manifest) -> dict[str, Array]:
@@ -298,7 +287,7 @@ def kept_networks(final: Path, manifest: Manifest) -> dict[str, Sequence[Array]]
     path, names = final / bundle.GOLDEN, [a.network for a in manifest.artifacts if a.network]
     if not names or manifest.golden is None or not intact(path, manifest.golden.sha256):
         return {}
-    return dict(golden.networks(path, tensor_specs(manifest.outputs), names))
+    return dict(golden.networks(path, tensor_specs(manifest.outputs), [*names, *map(simulation, names)]))
 
 
 def finish(
@@ -331,6 +320,7 @@ def finish(
         delegation=delegation(made.notes),
         network=None if made.network is None else made.network.name,
         quantization=quantization(made, plan, calibration),
+        calibration=calibration_info(calibration, None) if calibration and fitted(cell.recipe) else None,
         key=key(plan, cell, plan.source.digest or original.capture.digest),
     )
     if made.run is None:
@@ -366,10 +356,15 @@ def quantization(made: Made, plan: Plan, calibration: Calibration | None) -> Qua
     """Which part of an artifact integers compute, and what their ranges follow from, for the manifest."""
     if calibration is None or made.network is None or made.network.integer is None:
         return None
-    inputs = CalibrationInfo(
-        inputs=calibration.origin, count=calibration.inputs.count, sha256=calibration.sha256, observer=plan.observer
-    )
+    inputs = calibration_info(calibration, plan.observer)
     return QuantizationInfo(**asdict(made.network.integer), calibration=inputs)
+
+
+def calibration_info(calibration: Calibration, observer: str | None) -> CalibrationInfo:
+    """What calibration was, for the manifest."""
+    return CalibrationInfo(
+        inputs=calibration.origin, count=calibration.inputs.count, sha256=calibration.sha256, observer=observer
+    )
 
 
 @dataclass(frozen=True)

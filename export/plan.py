@@ -82,18 +82,8 @@ class Plan:
     limits: Limits = Limits()
 
     def rewrites(self, cell: Cell) -> tuple[str, ...]:
-        """What the table says for a cell; nothing where no table is asked for.
-
-        Programs in which integers compute layers are the same for all targets, but for squares where half precision
-        computes the rest.
-        """
-        if self.optimize != "default":
-            return ()
-        recipe = cell.converter.recipes[cell.recipe]
-        if recipe.activations is not None:
-            alike = default("executorch", FP32.name, self.source.family)
-            return tuple(name for name in alike if REWRITES[name].suits(recipe))
-        return default(cell.target, cell.recipe, self.source.family)
+        """What the table says for a cell; nothing where no table is asked for."""
+        return default_rewrites(cell, self.source.family) if self.optimize == DEFAULT_OPTIMIZE else ()
 
     @cached_property
     def calibration_digest(self) -> str:
@@ -103,6 +93,18 @@ class Plan:
     def count(self, imgsz: int) -> int:
         """How many inputs the verdict is taken over."""
         return min(self.samples or sample.size_of(imgsz), sample.LARGEST)
+
+
+def default_rewrites(cell: Cell, family: str | None) -> tuple[str, ...]:
+    """What the table says for a cell and a network of a family.
+
+    Programs with rounded layers are the same for all targets, but for squares where half precision computes them.
+    """
+    recipe = cell.converter.recipes[cell.recipe]
+    if recipe.weights is None:
+        return default(cell.target, cell.recipe, family)
+    alike = default("executorch", FP32.name, family)
+    return tuple(name for name in alike if REWRITES[name].suits(recipe))
 
 
 def targets(names: Iterable[str]) -> list[str]:
@@ -282,4 +284,6 @@ def key(plan: Plan, cell: Cell, source_digest: str) -> str:
     if RECIPES[cell.recipe].activations is not None:
         front = plan.front if RECIPES[cell.recipe].mixed else 0
         parts["quantization"] = [plan.calibration_digest, plan.observer, asdict(plan.budget), front]
+    if RECIPES[cell.recipe].fitted:
+        parts["calibration"] = plan.calibration_digest
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, replace
 
 import numpy as np
 
 from lvexport.calibration import Calibration
-from lvexport.compressing import Compressed, rounding
+from lvexport.compressing import Compressed, Program, rounding
 from lvexport.converters.quantization.settings import Settings
 from lvexport.converters.recipes import RECIPES
 from lvexport.feeding import load_outputs
@@ -19,17 +18,8 @@ from lvexport.inputs import Sample
 from lvexport.jobs import ROUNDED, QuantizeJob, ReferenceJob
 from lvexport.plan import Cell, Plan
 from lvexport.processes import Workshop
-from lvexport.source import Source
 from lvexport.validation import metrics
 from lvexport.validation.contract import Array
-
-
-@dataclass(frozen=True)
-class Program:
-    """The captured program, and the source as capturing completed it."""
-
-    program: Path
-    source: Source
 
 
 def settings_of(plan: Plan, cell: Cell, kept: int = 0) -> Settings:
@@ -44,7 +34,7 @@ def network_of(plan: Plan, cell: Cell, kept: int = 0) -> str | None:
     """The name of the rounded network that a cell is made from; None for a cell in floating point."""
     recipe = RECIPES[cell.recipe]
     if recipe.activations is None:
-        found = rounding(cell.target, cell.recipe)
+        found = rounding(cell.target, cell.recipe, plan.rewrites(cell), plan.calibration_digest)
         return None if found is None else found.name
     parts = [plan.rewrites(cell), asdict(settings_of(plan, cell, kept)), plan.calibration_digest]
     return f"{cell.recipe}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]}"

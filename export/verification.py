@@ -11,9 +11,9 @@ from typing import Any
 
 from safetensors.numpy import save_file
 
-from lvexport import bundle, files, golden
+from lvexport import bundle, calibration, files, golden
 from lvexport.bundle import Bundle
-from lvexport.compressing import Rounding, compress, dynamic, rounding, simulation
+from lvexport.compressing import Program, Rounding, compress, dynamic, rounding, simulation
 from lvexport.converters.contract import TensorSpec
 from lvexport.converters.recipes import RECIPES
 from lvexport.converters.registry import CONVERTERS
@@ -36,7 +36,7 @@ from lvexport.making import Report, silent
 from lvexport.manifest import ArtifactInfo, Manifest, VerdictInfo
 from lvexport.overrides import NOTHING_SAID, Overrides
 from lvexport.pipeline import Roundings, judge_run, judgement
-from lvexport.plan import Plan, ending
+from lvexport.plan import Cell, Plan, default_rewrites, ending
 from lvexport.processes import Workshop, interruptible
 from lvexport.source import resolve
 from lvexport.validation import sample
@@ -72,7 +72,8 @@ class Subject:
 
 @dataclass(frozen=True)
 class Baseline:
-    """The original's side of the comparison. ``depth`` is that of ``ModelInfo``; ``labels`` name its classes.
+    """The original's side of the comparison. ``depth`` is that of ``ModelInfo``; ``labels`` name its classes;
+    ``family`` is that of the registry.
 
     ``networks``: name → what the network with rounded weights of that name answers; :func:`simulation` of it
     → with activations rounded too.
@@ -83,6 +84,7 @@ class Baseline:
     depth: int
     labels: tuple[str, ...] = ()
     networks: Mapping[str, list[Array]] = field(default_factory=dict)
+    family: str | None = None
 
 
 def verify(path: Path, request: Request = Request(), report: Report = silent) -> Bundle:
@@ -234,30 +236,46 @@ def against_model(subject: Subject, request: Request, shop: Workshop, report: Re
     out = shop.folder / "reference.safetensors"
     shop.do(ReferenceJob(capture.source, sampled.inputs, out, capture.state_digest))
     networks: dict[str, list[Array]] = {}
-    for of, as_they_come in roundings_of(subject).items():
-        found = compress(shop, capture.source, program, of, sampled, as_they_come)
-        networks[of.name] = found.references
-        networks |= {} if found.dynamic is None else {simulation(of.name): found.dynamic}
+    for name, (of, as_they_come) in roundings_of(subject, capture.source.family).items():
+        given = None
+        if of.calibration is not None:
+            given = calibration.lay_down(
+                capture.source, capture.inputs, None, shop.folder / "calibration.safetensors"
+            ).inputs
+        found = compress(shop, Program(program, capture.source), of, given, sampled, as_they_come)
+        networks[name] = found.references
+        networks |= {} if found.dynamic is None else {simulation(name): found.dynamic}
     report("original", "done")
     manifest = subject.manifest or describe_original(Plan(source, (), subject.folder), capture)
     origin = f"{sampled.origin}, against {request.against}"
     judged_by = Sample(sampled.inputs, sampled.labels, origin)
-    return manifest, Baseline(judged_by, load_outputs(out), capture.depth, capture.source.labels, networks)
+    own, family = load_outputs(out), capture.source.family
+    return manifest, Baseline(judged_by, own, capture.depth, capture.source.labels, networks, family)
 
 
-def roundings_of(subject: Subject) -> dict[Rounding, bool]:
-    """How weights of the artifacts were rounded → whether one with such weights rounds activations as they come."""
-    found: dict[Rounding, bool] = {}
+def roundings_of(subject: Subject, family: str | None) -> dict[str, tuple[Rounding, bool]]:
+    """Of each network: how weights were rounded, and whether an artifact of it rounds activations as they come."""
+    found: dict[str, tuple[Rounding, bool]] = {}
     for a in subject.artifacts:
-        of = rounding(a.target, a.recipe)
-        if of is not None:
-            found[of] = found.get(of, False) or dynamic(a.target, a.recipe, a.options)
+        of, name = rounding_of(a, family), network_of(a, family)
+        if of is not None and (of.calibration is None or of.name == name):
+            others = name in found and found[name][1]
+            found[name] = of, others or dynamic(a.target, a.recipe, a.options)
     return found
 
 
-def network_of(artifact: ArtifactInfo) -> str:
+def rounding_of(artifact: ArtifactInfo, family: str | None) -> Rounding | None:
+    """How its weights were rounded: as its manifest says or, where it has none, as they are by default."""
+    if artifact.network is None:
+        rewrites = default_rewrites(Cell(artifact.target, artifact.recipe, ()), family)
+    else:
+        rewrites = artifact.rewrites
+    return rounding(artifact.target, artifact.recipe, rewrites, calibration.digest(None))
+
+
+def network_of(artifact: ArtifactInfo, family: str | None = None) -> str:
     """The name of the rounded network that an artifact was made from."""
-    of = rounding(artifact.target, artifact.recipe)
+    of = None if artifact.network else rounding_of(artifact, family)
     return artifact.network or (artifact.recipe if of is None else of.name)
 
 
@@ -338,8 +356,9 @@ def layers_of(folder: Path, artifact: ArtifactInfo, shop: Workshop) -> Path | No
 
 def judged(artifact: ArtifactInfo, run: RunResult, outputs: Sequence[Array], baseline: Baseline) -> ArtifactInfo:
     recipe, labels = CONVERTERS[artifact.target].recipes[artifact.recipe], baseline.sample.labels
-    networks = baseline.networks.get(network_of(artifact))
-    if recipe.activations is not None and networks is None:
+    name = network_of(artifact, baseline.family)
+    networks = baseline.networks.get(name)
+    if networks is None and (recipe.activations is not None or recipe.fitted):
         raise LvexportError(
             f"what {artifact.recipe} rounds follows from calibration, which the model to compare with does not tell. "
             "Verify the artifact in its bundle, whose golden vectors do"
@@ -350,7 +369,7 @@ def judged(artifact: ArtifactInfo, run: RunResult, outputs: Sequence[Array], bas
             "with --against MODEL"
         )
     as_they_come = dynamic(artifact.target, artifact.recipe, artifact.options)
-    simulated = baseline.networks.get(simulation(network_of(artifact))) if as_they_come else None
+    simulated = baseline.networks.get(simulation(name)) if as_they_come else None
     rounded = None if networks is None else Roundings(networks, simulated)
     verdict = judge_run(baseline.references, outputs, run, labels, recipe, baseline.depth, rounded)
     wrong = mislabelled(baseline.labels, run.labels) or overspent(artifact.verdict)

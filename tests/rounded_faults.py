@@ -8,16 +8,22 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 
+from lvexport.calibration import lay_down
+from lvexport.capture import realise
+from lvexport.cell import batches
 from lvexport.converters.compression import Quantized, compress, recovered, weights
+from lvexport.converters.contract import TensorSpec
 from lvexport.converters.derived import constant
-from lvexport.converters.recipes import RECIPES
 from lvexport.converters.registry import CONVERTERS
-from lvexport.models.build import build
+from lvexport.converters.rewrites.apply import rewritten
+from lvexport.plan import Cell, default_rewrites
+from lvexport.source import resolve
 
 SHIFT = 3  # of a zero point
 # How files lay a weight out: rows of outputs, or columns.
@@ -25,14 +31,20 @@ LAYOUTS: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (lambda rows: rows
 
 
 @cache
-def rounded(recipe: str, target: str | None = None) -> tuple[Quantized, ...]:
-    """The square weights of the demo network, as the recipe rounds them, or a target's; for these any axis fits."""
-    integers = (RECIPES if target is None else CONVERTERS[target].recipes)[recipe].weights
+def rounded(recipe: str, target: str) -> tuple[Quantized, ...]:
+    """The square weights of the demo network, as a target's recipe rounds them; for these any axis fits."""
+    found, source = CONVERTERS[target].recipes[recipe], resolve("mobilevit_xxs", "demo", None, None)
+    integers, given = found.weights, torch.rand(1, 3, 64, 64)
     assert integers is not None
-    program = torch.export.export(build("mobilevit_xxs", weights="demo").eval(), (torch.rand(1, 3, 64, 64),))
-    module: Any = compress(program, integers).module()
-    found = (recovered(constant(module, node), integers) for node in weights(module))
-    return tuple(q for q in found if q is not None and q.data.ndim == 2 and q.data.shape[0] == q.data.shape[1])
+    program = torch.export.export(realise(source).model, (given,))
+    module, _ = rewritten(program, default_rewrites(Cell(target, recipe, ()), "mobilevit"))
+    with TemporaryDirectory() as folder:
+        specs = (TensorSpec("image", (1, 3, 64, 64), "float32"),)
+        drawn = lay_down(source, specs, None, Path(folder, "calibration")).inputs
+        fitted_over = batches(drawn, drawn.count if found.fitted else 0)
+    module = compress(module, (given,), integers, fitted_over).module()  # type: ignore[assignment]
+    squares = (recovered(constant(module, node), integers) for node in weights(module))
+    return tuple(q for q in squares if q is not None and q.data.ndim == 2 and q.data.shape[0] == q.data.shape[1])
 
 
 def stored(data: torch.Tensor, bits: int, offset: int = 0) -> bytes:
@@ -58,7 +70,7 @@ def clipped(data: torch.Tensor, q: Quantized) -> torch.Tensor:
 
 
 def replace_integers(
-    file: Path, recipe: str, change: Callable[[Quantized], torch.Tensor], target: str | None = None, offset: int = 0
+    file: Path, recipe: str, change: Callable[[Quantized], torch.Tensor], target: str, offset: int = 0
 ) -> None:
     """Change the integers of a weight where they lie in the file. ``offset``: of each, there."""
     content = bytearray(file.read_bytes())
@@ -80,10 +92,10 @@ def swap(values: np.ndarray) -> None:
     flat[[low, high]] = flat[[high, low]]
 
 
-def swap_floats(file: Path, recipe: str) -> None:
+def swap_floats(file: Path, recipe: str, target: str) -> None:
     """Swap two scales of a weight, single-precision numbers, where they lie in the file."""
     content = bytearray(file.read_bytes())
-    for q, turn in product(rounded(recipe), LAYOUTS):
+    for q, turn in product(rounded(recipe, target), LAYOUTS):
         old = turn(q.scale).contiguous().numpy().copy()
         at = content.find(old.tobytes())
         if at >= 0:
@@ -200,19 +212,19 @@ FAULTS: dict[tuple[str, str], dict[str, Callable[[Path], None]]] = {
         "axis": turn_axis_coreml,
     },
     ("coreml", "w4"): {
-        "zero point": lambda a: replace_integers(weight_file(a), "w4", shifted),
+        "zero point": lambda a: replace_integers(weight_file(a), "w4", shifted, "coreml"),
         "swapped scales": swap_scales_coreml,
-        "axis": lambda a: replace_integers(weight_file(a), "w4", across),
+        "axis": lambda a: replace_integers(weight_file(a), "w4", across, "coreml"),
     },
     ("executorch:coreml", "w8"): {
-        "zero point": lambda a: replace_integers(a, "w8", shifted),
-        "axis": lambda a: replace_integers(a, "w8", across),
+        "zero point": lambda a: replace_integers(a, "w8", shifted, "executorch:coreml"),
+        "axis": lambda a: replace_integers(a, "w8", across, "executorch:coreml"),
     },
     **{
         (target, recipe): {
-            "zero point": lambda a, r=recipe: replace_integers(a, r, shifted),  # type: ignore[misc]
-            "swapped scales": lambda a, r=recipe: swap_floats(a, r),  # type: ignore[misc]
-            "axis": lambda a, r=recipe: replace_integers(a, r, across),  # type: ignore[misc]
+            "zero point": lambda a, r=recipe, t=target: replace_integers(a, r, shifted, t),  # type: ignore[misc]
+            "swapped scales": lambda a, r=recipe, t=target: swap_floats(a, r, t),  # type: ignore[misc]
+            "axis": lambda a, r=recipe, t=target: replace_integers(a, r, across, t),  # type: ignore[misc]
         }
         for target, recipe in (("onnx", "w8"), ("onnx", "w4"), ("tflite", "w8"), ("executorch", "w8"))
     },
@@ -220,9 +232,9 @@ FAULTS: dict[tuple[str, str], dict[str, Callable[[Path], None]]] = {
     ("executorch", "w4"): four_bits("executorch", torch.bfloat16, 8),
     **{
         ("coreai", recipe): {
-            "zero point": in_asset(lambda a, r=recipe: replace_integers(a, r, shifted)),  # type: ignore[misc]
-            "swapped scales": in_asset(lambda a, r=recipe: swap_floats(a, r)),  # type: ignore[misc]
-            "axis": in_asset(lambda a, r=recipe: replace_integers(a, r, across)),  # type: ignore[misc]
+            "zero point": in_asset(lambda a, r=recipe: replace_integers(a, r, shifted, "coreai")),  # type: ignore[misc]
+            "swapped scales": in_asset(lambda a, r=recipe: swap_floats(a, r, "coreai")),  # type: ignore[misc]
+            "axis": in_asset(lambda a, r=recipe: replace_integers(a, r, across, "coreai")),  # type: ignore[misc]
         }
         for recipe in ("w8", "w4")
     },

@@ -47,8 +47,8 @@ REWRITES = {
         Rewrite("batch-norms", "batch normalisation into the layers around it", "norms.fold_batch_norms"),
         Rewrite("views", "reshapes and permutations behind each other as one", "views.compose_views"),
         Rewrite("norm-affines", "factors of layer and group norms into the next layers", "norms.fold_norm_affines"),
-        Rewrite("scales", "layer scales and attention scales into weights", "scales.fold_scales"),
         Rewrite("projections", "queries, keys and values by a layer of their own each", "attention.split_projections"),
+        Rewrite("scales", "layer scales and attention scales into weights", "scales.fold_scales"),
         Rewrite(
             "layer-norms",
             "layer normalisation as products, its centring in the weights before it",

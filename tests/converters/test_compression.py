@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -59,6 +60,16 @@ def test_every_block_keeps_its_own_precision(shape: tuple[int, ...], integers: I
     assert (10 * torch.log10(signal / noise)).min() > least
 
 
+def test_scales_of_blocks_are_numbers_of_half_precision() -> None:
+    """Also of weights so small that half precision has few digits left for them, or none."""
+    halves = Integers(4, 32, half=True)
+    given = weight((24, 96)) * 1e-6
+    found = quantize(given, halves)
+    assert torch.equal(found.scale.half().float(), found.scale)
+    assert (found.scale == 0).any()
+    assert torch.equal(found.restored(), requantize(found.restored(), halves).restored())
+
+
 def test_a_range_that_clips_is_taken_where_it_loses_less() -> None:
     given = weight((24, 96))
 
@@ -73,6 +84,11 @@ def test_a_channel_of_zeros_stays_zero() -> None:
     given[3] = 0
     assert torch.equal(quantize(given, W8).restored()[3], given[3])
     assert quantize(given, W8).restored().isfinite().all()
+
+
+def opened(net: nn.Module, x: Tensor) -> Any:
+    """A network as a module of operations, with numbers of its own."""
+    return torch.export.export(copy.deepcopy(net), (x,)).module()
 
 
 class Net(nn.Module):
@@ -93,7 +109,7 @@ def test_programs_are_rounded_after_batch_normalisation_is_folded() -> None:
     net.norm.running_var.uniform_(0.01, 100)
     x = torch.rand(1, 3, 12, 12)
     expected = net(x)
-    made = compress(torch.export.export(net, (x,)), W8)
+    made = compress(opened(net, x), (x,), W8)
     assert not [n for n in made.graph.nodes if n.op == "call_function" and "norm" in str(n.target)]
     module = made.module()
     assert isinstance(module, torch.fx.GraphModule)
@@ -118,7 +134,8 @@ class Kinds(nn.Module):
 
 def test_each_kind_of_layer_is_rounded_to_its_own_form() -> None:
     torch.manual_seed(0)
-    made: Any = compress(torch.export.export(Kinds().eval(), (torch.rand(1, 32, 12, 12),)), WHOLE).module()
+    x = torch.rand(1, 32, 12, 12)
+    made: Any = compress(opened(Kinds().eval(), x), (x,), WHOLE).module()
     found = {}
     for node in weights(made):
         quantized = recovered(constant(made, node), WHOLE)

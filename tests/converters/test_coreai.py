@@ -12,11 +12,13 @@ from lvexport.converters.coreai import CONVERTER
 from lvexport.converters.recipes import RECIPES
 
 SCRIPT = """
+import copy
 import sys
 from pathlib import Path
 import torch
 from torch import nn
 from lvexport import files
+from lvexport.converters.compression import compress
 from lvexport.converters.contract import Captured, Request, TensorSpec
 from lvexport.converters.registry import CONVERTERS
 
@@ -24,12 +26,14 @@ folder = Path(sys.argv[1])
 torch.manual_seed(0)
 norms = [layer for _ in range(8) for layer in (nn.LayerNorm(96), nn.Linear(96, 96))]
 model = nn.Sequential(nn.Conv2d(3, 6, 4, stride=4), nn.Flatten(), *norms).eval()
-program = folder / "program.pt2"
-torch.export.save(torch.export.export(model, (torch.rand(1, 3, 16, 16),)), program)
+x = (torch.rand(1, 3, 16, 16),)
 given, made = TensorSpec("picture", (1, 3, 16, 16), "float32"), TensorSpec("scores", (1, 96), "float32")
 for recipe in CONVERTERS["coreai"].recipes.values():
-    out = folder / f"{recipe.name}.aimodel"
-    CONVERTERS["coreai"].convert(Captured(program, (given,), (made,)), Request(recipe), out)
+    out, program = folder / f"{recipe.name}.aimodel", torch.export.export(copy.deepcopy(model), x)
+    if recipe.weights is not None:
+        program = compress(program.module(), x, recipe.weights)
+    torch.export.save(program, folder / "program.pt2")
+    CONVERTERS["coreai"].convert(Captured(folder / "program.pt2", (given,), (made,)), Request(recipe), out)
     print(recipe.name, files.digest(out))
 """
 

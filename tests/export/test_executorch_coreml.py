@@ -76,7 +76,7 @@ def test_the_main_job_and_planted_faults(lvexport: Run, tmp_path: Path) -> None:
     record_again(bundle, integers.name)
     done = lvexport("verify", integers)
     assert done.returncode == 1, done.stderr
-    assert f"{integers.name} does not compute what the original computes with weights rounded" in done.stderr
+    assert f"{integers.name} does not hold the integers that the network was rounded to" in done.stderr
     program = bundle / (row.path or "")
     SCALE[TARGET](program)
     record_again(bundle, program.name)

@@ -16,6 +16,7 @@ from tests.rounded_faults import FAULTS
 
 TARGETS = ("coreml", "coreai", "onnx")  # in both recipes
 DYNAMIC = ("tflite", "executorch")  # in both, with activations rounded as they come
+READ = ("coreml", *DYNAMIC)  # whose integers are read back
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,8 @@ def test_both_questions_are_answered(made: Path) -> None:
         verdict, compression = row["verdict"], row["verdict"]["compression"]
         assert row["status"] == "ok"
         assert compression["within_budget"]
+        if target in READ:
+            assert compression["layers"] == {"expected": 73, "found": 73, "wrong": {}}
         # Arithmetic is half precision in Core ML's packages, and single elsewhere.
         if target in DYNAMIC:
             assert 25 < compression["threshold_db"] < 60
@@ -56,7 +59,7 @@ def test_eight_bits_lose_less_than_four_and_take_more(made: Path) -> None:
     found = rows(made)
     for target in (*TARGETS, *DYNAMIC):
         eight, four = found[target, "w8"], found[target, "w4"]
-        assert eight["verdict"]["sqnr_db"] > four["verdict"]["sqnr_db"] + (10 if target in DYNAMIC else 15)
+        assert eight["verdict"]["sqnr_db"] > four["verdict"]["sqnr_db"] + 5
         # What a runtime that computes in integers has no 4-bit kernel for is 8 bits in both.
         assert four["bytes"] < (0.8 if target in DYNAMIC else 0.75) * eight["bytes"]
 
@@ -75,7 +78,12 @@ def test_a_fault_of_the_integers_is_caught(
     record_again(bundle, artifact.name)
     done = lvexport("verify", artifact)
     assert done.returncode == 1, done.stderr
-    assert f"{artifact.name} does not compute what the original computes with weights rounded" in done.stderr
+    # Single precision leaves nothing for a fault to hide in; elsewhere the integers are read back.
+    computes, holds = (
+        "compute what the original computes with weights rounded",
+        "hold the integers that the network was",
+    )
+    assert f"{artifact.name} does not {computes if target in ('coreai', 'onnx') else holds}" in done.stderr
 
 
 def test_what_was_lost_over_many_images_is_not_forgotten(made: Path, tmp_path: Path, lvexport: Run) -> None:

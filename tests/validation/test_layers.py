@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from lvexport.validation.integers.layers import Grid, Layer, compare, digest, packed, unpacked
+from lvexport.validation.integers.layers import Grid, Layer, compare, digest, nibbles, packed, unpacked
 
 SCALES = np.array([0.01, 0.02, 9.16421e-07])
 
@@ -32,9 +34,9 @@ def test_the_same_in_another_layout_and_in_half_precision_is_the_same() -> None:
         (layer(given=(0.1, 4)), "zero point of what it is given is 4"),
         (layer(output=(0.21, -5)), "scale of what it gives"),
         (layer(given=None), "not rounded"),
-        (layer(SCALES[[1, 0, 2]]), "scale of channel"),
-        (layer(SCALES * np.array([1, 1, 1.02])), "scale of channel 2"),
-        (layer(SCALES[:1]), "1 scales for 3 channels"),
+        (layer(SCALES[[1, 0, 2]]), "scale 0 is"),
+        (layer(SCALES * np.array([1, 1, 1.02])), "scale 2 is"),
+        (layer(SCALES[:1]), "1 scales and not 3"),
         (Layer("two", "0" * 64, SCALES, None, None), "no layer"),
     ],
 )
@@ -42,6 +44,29 @@ def test_what_is_not_the_same_is_said(found: Layer, words: str) -> None:
     comparison = compare([layer()], [found])
     assert words in comparison.wrong["one"]
     assert comparison.found == (found.digest == layer().digest)
+
+
+BARE = Layer("weights", "1" * 64, SCALES, None, None)
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ([], None),
+        ([replace(BARE, name="two")], None),
+        ([replace(BARE, scales=SCALES[[1, 0, 2]])], "scale 0 is"),
+        ([BARE, replace(BARE, name="two", digest="2" * 64)], "not those of a rounded weight"),
+    ],
+)
+def test_of_weights_alone_an_artifact_may_have_fewer_and_no_others(found: list[Layer], words: str | None) -> None:
+    comparison = compare([BARE, replace(BARE, digest="3" * 64)], found)
+    assert comparison.found == bool(found)
+    assert [why for why in comparison.wrong.values() if words is None or words not in why] == []
+    assert bool(comparison.wrong) == (words is not None)
+
+
+def test_four_bits_lie_two_in_a_byte() -> None:
+    assert list(nibbles(np.array([0x21, 0xF8], np.uint8), 3)) == [1, 2, -8]
 
 
 def test_layers_are_kept_as_arrays() -> None:

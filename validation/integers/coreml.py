@@ -1,4 +1,4 @@
-"""Integer layers of a Core ML package: those between ``dequantize`` and ``quantize``."""
+"""Layers with integer weights of a Core ML package, and the grids of those between ``dequantize`` and ``quantize``."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 from lvexport.validation.integers.layers import Grid, Layer, digest
 
 _LAYERS = ("conv", "linear")
+_BY_AXIS = "constexpr_affine_dequantize"
+_SCALED = (_BY_AXIS, "constexpr_blockwise_shift_scale")
 _SIGN = 128  # between the same whole numbers of eight bits with a sign and without
 _CLIPS = ("relu", "clip", "relu6")
+Weights = tuple[NDArray[Any], NDArray[np.float64]]  # integers, outputs first, and their scales
 
 
 def layers(artifact: Path) -> Iterator[Layer]:
@@ -40,16 +43,26 @@ class _Block:
     def layers(self) -> Iterator[Layer]:
         for op in self.block.operations:
             scaled = self._producer(op, "weight") if op.type in _LAYERS else None
-            if scaled is None or scaled.type != "constexpr_affine_dequantize":
+            if scaled is None or scaled.type not in _SCALED:
                 continue
-            data = self._value(scaled, "quantized_data")
-            axis = int(self._value(scaled, "axis"))
-            scales = np.atleast_1d(self._value(scaled, "scale")).astype(np.float64)
-            if len(scales) == 1:
-                scales = np.repeat(scales, data.shape[0])
-            if axis != 0 or np.any(self._value(scaled, "zero_point")):
-                scales = scales * np.nan
+            data, scales = self._by_axis(scaled) if scaled.type == _BY_AXIS else self._in_blocks(scaled)
             yield Layer(op.label, digest(data, 0), scales, self._before(op), self._behind(op))
+
+    def _by_axis(self, scaled: Any) -> Weights:
+        data = self._value(scaled, "quantized_data")
+        axis = int(self._value(scaled, "axis"))
+        scales = np.atleast_1d(self._value(scaled, "scale")).astype(np.float64)
+        if len(scales) == 1:
+            scales = np.repeat(scales, data.shape[0])
+        if axis != 0 or np.any(self._value(scaled, "zero_point")):
+            scales = scales * np.nan
+        return data, scales
+
+    def _in_blocks(self, scaled: Any) -> Weights:
+        data, scales = self._value(scaled, "data"), self._value(scaled, "scale").astype(np.float64)
+        if len(scales) != len(data) or ("offset" in scaled.inputs and np.any(self._value(scaled, "offset"))):
+            scales = scales * np.nan
+        return data, scales.reshape(-1)
 
     def _before(self, op: Any) -> Grid | None:
         producer = self._producer(op, "x")

@@ -19,6 +19,8 @@ from lvexport.validation.integers.layers import Grid, Layer, digest
 _OUTPUTS = {"XNNConv2d": 0, "XNNDepthwiseConv2d": 3, "XNNFullyConnected": 0}
 _INFINITE = re.compile(r"\binf\b")
 _INTEGERS = ("xnn_datatype_qcint8", "xnn_datatype_qint8")
+_FOUR_BITS = ("xnn_datatype_qcint4", "xnn_datatype_qbint4")
+_OFFSET = 8  # of 4-bit integers where they are stored
 
 
 def layers(artifact: Path) -> Iterator[Layer]:
@@ -57,13 +59,22 @@ class _Graph:
                 continue
             weights = self.values[layer.get("filter_id", 0)]
             described = tensor(weights)
-            if described.get("datatype") not in _INTEGERS or weights.get("xvalue_union_type") != _QUANTIZED:
+            kinds = (*_INTEGERS, *_FOUR_BITS)
+            if described.get("datatype") not in kinds or weights.get("xvalue_union_type") != _QUANTIZED:
                 continue
-            data = np.frombuffer(self._bytes(described["constant_buffer_idx"]), np.int8).reshape(described["dims"])
+            data = self._integers(described)
             given, output = (self.values[layer.get(side, 0)] for side in ("input1_id", "output_id"))
             axis = _OUTPUTS[kind]
             scales = self._scales(weights, data.shape[axis], axis)
             yield Layer(kind, digest(data, axis), scales, grid(given), grid(output))
+
+    def _integers(self, described: Mapping[str, Any]) -> NDArray[np.int8]:
+        stored, dims = self._bytes(described["constant_buffer_idx"]), described["dims"]
+        if described["datatype"] in _INTEGERS:
+            return np.frombuffer(stored, np.int8).reshape(dims)
+        rows = np.frombuffer(stored, np.uint8).reshape(dims[0], -1)  # each begins with a byte of its own
+        both = np.stack([rows & 15, rows >> 4], -1).reshape(dims[0], -1)[:, : dims[1]]
+        return (both.astype(np.int8) - _OFFSET).astype(np.int8)
 
     def _scales(self, value: Mapping[str, Any], count: int, axis: int) -> NDArray[np.float64]:
         known = value["xvalue_union"]["quant_params"]
@@ -71,6 +82,9 @@ class _Graph:
             return np.full(count, known["scale"])
         if known.get("channel_dim", 0) != axis:
             return np.full(count, np.nan)
+        if value["xvalue_union"]["quant_params_type"] == "PerChannelGroupQuant":  # bfloat16 is half of a float32
+            halves = np.frombuffer(self._bytes(known["scale_buffer_idx"]), np.uint16)[: known["num_scales"]]
+            return (halves.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
         if known.get("scale"):
             return np.asarray(known["scale"], np.float64)
         return np.frombuffer(self._bytes(known["scale_buffer_idx"]), np.float32).astype(np.float64)[:count]

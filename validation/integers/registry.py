@@ -9,7 +9,14 @@ from typing import cast
 
 from lvexport.validation.integers.layers import Layer
 
-READERS = {"tflite": "tflite", "tflm": "tflite", "onnx": "onnx", "executorch": "executorch", "coreml": "coreml"}
+READERS = {
+    "tflite": "tflite",
+    "tflm": "tflite",
+    "onnx": "onnx",
+    "executorch": "executorch",
+    "coreml": "coreml",
+    "executorch:coreml": "executorch_coreml",
+}
 
 
 def reader(target: str) -> Callable[[Path], Iterable[Layer]] | None:

@@ -30,7 +30,7 @@ class Held:
         program = pte.read(artifact)
         self.interface = program.interface
         self._artifact, self._delegate = artifact, program.only_delegate(_BACKEND)
-        with self._unpacked() as folder:
+        with self.unpacked() as folder:
             names = json.loads((folder / "metadata.json").read_text())
             self.inputs, self.outputs = list(names["inputNames"]), list(names["outputNames"])
 
@@ -38,11 +38,11 @@ class Held:
         """The package in the reference interpreter. Raises ArtifactError."""
         from lvexport.validation import mil
 
-        with self._unpacked() as folder:
+        with self.unpacked() as folder:
             return mil.load(folder / "model.mlpackage", numerics=numerics)
 
     @contextmanager
-    def _unpacked(self) -> Iterator[Path]:
+    def unpacked(self) -> Iterator[Path]:
         """A folder with the delegate's files. What is loaded from it does not need them any more."""
         from lvexport.validation import mil
 
