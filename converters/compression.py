@@ -66,17 +66,13 @@ def blocks(weight: Tensor, integers: Integers) -> Tensor:
 def quantize(weight: Tensor, integers: Integers) -> Quantized:
     """Round a weight (O, I, …), each block over the range that leaves it the least squared error."""
     grouped = blocks(weight.detach().double(), integers)
-    return _quantized(weight, least_error(grouped, integers, grouped.shape[1] > 1), integers)
+    return _quantized(weight, least_error(grouped, integers), integers)
 
 
-def least_error(grouped: Tensor, integers: Integers, blockwise: bool, counts: Tensor | None = None) -> Tensor:
-    """(…, 1) the scales that leave (…, numbers) the least squared error, each number's times how much it ``counts``.
-
-    ``blockwise``: they are some of several for each output channel.
-    """
+def least_error(grouped: Tensor, integers: Integers, counts: Tensor | None = None) -> Tensor:
+    """(…, 1) the scales that leave (…, numbers) the least squared error, each number's times how much it ``counts``."""
     largest = grouped.abs().amax(-1, keepdim=True)
-    half = integers.half and blockwise
-    scales = torch.stack([kept(largest * share / integers.largest, half) for share in _RANGES])
+    scales = torch.stack([kept(largest * share / integers.largest, integers.half) for share in _RANGES])
     errors = (on_grid(grouped, scales, integers) * scales - grouped).square()
     errors = (errors if counts is None else errors * counts).sum(-1, keepdim=True)
     return scales.gather(0, errors.argmin(0, keepdim=True))[0]

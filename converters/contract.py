@@ -33,7 +33,7 @@ class Integers:
     ``whole``: just as many, and all of them where their number is no multiple of that. ``kernels``: what weights of
     convolutions that look at more than one place are rounded to, and ``grouped`` those of convolutions in groups; None:
     the same. Where ``kernels`` is given, a convolution that looks at one place only is computed as a linear layer.
-    ``half``: scales of blocks are kept in half precision.
+    ``half``: scales are kept in half precision.
     """
 
     bits: int

@@ -180,7 +180,7 @@ def fitted(weight: Tensor, total: Tensor, form: Integers) -> Quantized:
     data, scales = torch.empty_like(rows), []
     for start in range(0, columns, size):
         block, behind = slice(start, start + size), slice(start + size, columns)
-        some = Block(inverse[:, block, block], counts[:, None, block], form, size < columns)
+        some = Block(inverse[:, block, block], counts[:, None, block], form)
         data[..., block], error, scale = settled(rows[..., block], some)
         rows[..., behind] -= error @ inverse[:, block, behind]
         scales.append(scale)
@@ -191,7 +191,7 @@ def fitted(weight: Tensor, total: Tensor, form: Integers) -> Quantized:
 
 @dataclass(frozen=True)
 class Block:
-    """Columns that share a scale, of several of each row or, ``blockwise`` being false, all of them.
+    """Columns that share a scale.
 
     ``inverse``: their part of the upper Cholesky factor of the moments' inverse. ``counts``: of the moments' diagonal.
     """
@@ -199,7 +199,6 @@ class Block:
     inverse: Tensor
     counts: Tensor
     form: Integers
-    blockwise: bool
 
 
 def settled(rows: Tensor, block: Block) -> tuple[Tensor, Tensor, Tensor]:
@@ -209,14 +208,14 @@ def settled(rows: Tensor, block: Block) -> tuple[Tensor, Tensor, Tensor]:
     took up what others lost no longer reach it, a smaller scale is tried, and at last rounding to the nearest.
     """
     form, most = block.form, block.form.largest
-    first = scale = least_error(rows, form, block.blockwise, block.counts)
+    first = scale = least_error(rows, form, block.counts)
     for _ in range(ATTEMPTS):
         data, error = swept(rows.clone(), scale, block)
         reached = data.abs().amax(-1, keepdim=True)
         below = (reached < most) & (scale > 0)
         if not below.any():
             return data, error, scale
-        smaller = kept(scale * (reached + 0.5) / (most + 0.5), form.half and block.blockwise)
+        smaller = kept(scale * (reached + 0.5) / (most + 0.5), form.half)
         scale = torch.where(below, smaller, scale)
     below &= data.abs().amax(-1, keepdim=True) < most
     nearest = on_grid(rows, first, form)

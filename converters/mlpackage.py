@@ -19,9 +19,9 @@ PRECISIONS = {SINGLE_BITS: "FLOAT32", HALF_BITS: "FLOAT16"}
 MIN_IOS = Choice(("17", "15", "16", "18"), "oldest iOS that has to load the package")
 # Integer weights come with half precision, in which all of Apple's processors compute. Core ML has constants that it
 # decompresses from iOS 16 on, and blocks and 4 bits from iOS 18 on (coremltools,
-# optimize/coreml/_quantization_passes.py).
+# optimize/coreml/_quantization_passes.py). They are found in weights of half precision, and so are scales of it.
 INTEGERS = {
-    "w8": replace(halved(W8), requires={"min_ios": ("17", "16", "18")}),
+    "w8": replace(halved(W8), weights=Integers(8, half=True), requires={"min_ios": ("17", "16", "18")}),
     "w4": replace(halved(W4), requires={"min_ios": ("18",)}),
 }
 RECIPES = FLOATS | INTEGERS

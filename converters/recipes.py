@@ -25,7 +25,7 @@ W4 = Recipe(
     "w4",
     "weights in 4-bit integers, a scale for each 32 input channels or so, fitted over calibration inputs",
     SINGLE_BITS,
-    Integers(4, 32, grouped=Integers(8), half=True),
+    Integers(4, 32, grouped=Integers(8, half=True), half=True),
     fitted=True,
     method="blockwise int4, in groups int8",
 )

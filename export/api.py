@@ -62,7 +62,8 @@ def export(
     arrays (n, …) as the model takes them; ``observer``: how ranges do, ``percentile``, ``mse``, ``min-max`` or
     ``entropy``. ``max_drop``: points of accuracy that integers may cost; ``front``: how many other choices of layers
     are made and measured beside that which keeps it. ``timeout``: seconds for each conversion or run. ``eval_data``:
-    labelled pictures to measure accuracy on, as ``data`` for :func:`evaluate`. ``options``: of the targets, such as ``min_ios="16"``.
+    labelled pictures to measure accuracy on, as ``data`` for :func:`evaluate`. ``options``: of the targets, such as
+    ``min_ios="16"``.
     Relative paths are from the working directory.
 
     A failing target does not raise: see ``status``, ``error`` and ``verdict`` of ``bundle.results``, one an artifact.

@@ -161,4 +161,5 @@ def test_every_target_has_each_recipe_or_says_why_not(target: str) -> None:
     assert [name for name in RECIPES if name in converter.recipes or name in converter.refusals] == list(RECIPES)
     assert not set(converter.recipes) & set(converter.refusals)
     apart = {name for name, recipe in converter.recipes.items() if recipe.weights != RECIPES[name].weights}
-    assert apart == ({"w4"} if target in ("tflite", "executorch") else set())
+    own = {"tflite": {"w4"}, "executorch": {"w4"}, "coreml": {"w8"}, "executorch:coreml": {"w8"}}
+    assert apart == own.get(target, set())
