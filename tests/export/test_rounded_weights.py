@@ -59,7 +59,7 @@ def test_eight_bits_lose_less_than_four_and_take_more(made: Path) -> None:
     found = rows(made)
     for target in (*TARGETS, *DYNAMIC):
         eight, four = found[target, "w8"], found[target, "w4"]
-        assert eight["verdict"]["sqnr_db"] > four["verdict"]["sqnr_db"] + 5
+        assert eight["verdict"]["sqnr_db"] > four["verdict"]["sqnr_db"] + (8 if target in DYNAMIC else 11)
         # What a runtime that computes in integers has no 4-bit kernel for is 8 bits in both.
         assert four["bytes"] < (0.8 if target in DYNAMIC else 0.75) * eight["bytes"]
 
@@ -81,7 +81,7 @@ def test_a_fault_of_the_integers_is_caught(
     # Single precision leaves nothing for a fault to hide in; elsewhere the integers are read back.
     computes, holds = (
         "compute what the original computes with weights rounded",
-        "hold the integers that the network was",
+        "hold the integers that the network was rounded to",
     )
     assert f"{artifact.name} does not {computes if target in ('coreai', 'onnx') else holds}" in done.stderr
 

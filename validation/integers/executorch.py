@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvexport.validation import pte
-from lvexport.validation.integers.layers import Grid, Layer, digest
+from lvexport.validation.integers.layers import Grid, Layer, digest, halves_of_bytes
 
 # Kind of layer → the axis of the outputs in its weights (executorch/backends/xnnpack/operators).
 _OUTPUTS = {"XNNConv2d": 0, "XNNDepthwiseConv2d": 3, "XNNFullyConnected": 0}
@@ -73,7 +73,7 @@ class _Graph:
         if described["datatype"] in _INTEGERS:
             return np.frombuffer(stored, np.int8).reshape(dims)
         rows = np.frombuffer(stored, np.uint8).reshape(dims[0], -1)  # each begins with a byte of its own
-        both = np.stack([rows & 15, rows >> 4], -1).reshape(dims[0], -1)[:, : dims[1]]
+        both = halves_of_bytes(rows)[:, : dims[1]]
         return (both.astype(np.int8) - _OFFSET).astype(np.int8)
 
     def _scales(self, value: Mapping[str, Any], count: int, axis: int) -> NDArray[np.float64]:

@@ -48,8 +48,13 @@ def digest(weights: NDArray[np.int8], axis: int) -> str:
 
 def nibbles(data: NDArray[np.uint8], count: int) -> NDArray[np.int8]:
     """So many 4-bit integers, two in a byte, the first in its lower half."""
-    pairs = np.stack([data & 15, data >> 4], -1).reshape(-1)[:count].astype(np.int8)
+    pairs = halves_of_bytes(data)[:count].astype(np.int8)
     return np.where(pairs > 7, pairs - 16, pairs).astype(np.int8)
+
+
+def halves_of_bytes(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(…, n) → (…, 2n), from 0 to 15 each, the lower half of a byte first."""
+    return np.stack([data & 15, data >> 4], -1).reshape(*data.shape[:-1], -1)
 
 
 def compare(expected: Sequence[Layer], found: Iterable[Layer]) -> Comparison:
@@ -60,9 +65,7 @@ def compare(expected: Sequence[Layer], found: Iterable[Layer]) -> Comparison:
     """
     if all(layer.given is None and layer.output is None for layer in expected):
         return compare_weights(expected, list(found))
-    by_weights: dict[str, list[Layer]] = {}
-    for layer in found:
-        by_weights.setdefault(layer.digest, []).append(layer)
+    by_weights = by_digest(found)
     wrong, count = {}, 0
     for layer in expected:
         candidates = by_weights.get(layer.digest, [])
@@ -73,11 +76,17 @@ def compare(expected: Sequence[Layer], found: Iterable[Layer]) -> Comparison:
     return Comparison(len(expected), count, {name: why for name, why in wrong.items() if why is not None})
 
 
+def by_digest(layers: Iterable[Layer]) -> dict[str, list[Layer]]:
+    """Layers by their integer weights."""
+    found: dict[str, list[Layer]] = {}
+    for layer in layers:
+        found.setdefault(layer.digest, []).append(layer)
+    return found
+
+
 def compare_weights(expected: Sequence[Layer], found: Sequence[Layer]) -> Comparison:
     """Whether each layer of an artifact has the weights of an expected one."""
-    by_weights: dict[str, list[Layer]] = {}
-    for layer in expected:
-        by_weights.setdefault(layer.digest, []).append(layer)
+    by_weights = by_digest(expected)
     wrong = {}
     for layer in found:
         reasons = [difference(one, layer) for one in by_weights.get(layer.digest, [])]
