@@ -8,6 +8,7 @@ import importlib.util
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
@@ -201,18 +202,36 @@ def fresh_buffers(model: nn.Module) -> dict[str, Tensor]:
 
 def answers(model: nn.Module, buffers: dict[str, Tensor], inputs: Iterable[Tensor]) -> tuple[Tensor, ...]:
     """The model's outputs, with ``buffers`` in the place of its own, which stay as they are."""
-    results = torch.func.functional_call(model, buffers, tuple(inputs))
-    return (results,) if isinstance(results, Tensor) else tuple(results)
+    return sequence(model, buffers, [tuple(inputs)])[0]
+
+
+class Sequence(nn.Module):
+    """Runs a model over one input after the other; what it gives may be a buffer that the next one is written into."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Iterable[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
+        results = (self.model(*tensors) for tensors in inputs)
+        return [tuple(r.clone() for r in ((given,) if isinstance(given, Tensor) else given)) for given in results]
+
+
+def sequence(
+    model: nn.Module, buffers: Mapping[str, Tensor], inputs: Iterable[tuple[Tensor, ...]]
+) -> list[tuple[Tensor, ...]]:
+    """The model's outputs for each input, with ``buffers`` put in the place of its own once for all of them."""
+    named = {f"model.{name}": buffer for name, buffer in buffers.items()}
+    results: list[tuple[Tensor, ...]] = torch.func.functional_call(Sequence(model), named, (list(inputs),))
+    return results
 
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, inputs: Inputs, out: Path) -> RunResult:
     """Run the original, one input at a time as artifacts are run, and write its outputs at ``out``."""
-    outputs = []
-    buffers: dict[str, Tensor] = {}
-    for i, arrays in enumerate(tensors(inputs)):
-        if i % SEQUENCE == 0:
-            buffers = fresh_buffers(model)
-        outputs.append([r.numpy().copy() for r in answers(model, buffers, map(torch.from_numpy, arrays))])
+    outputs, left = [], tensors(inputs)
+    while some := [tuple(map(torch.from_numpy, arrays)) for arrays in islice(left, SEQUENCE)]:
+        answered = sequence(model, fresh_buffers(model), some)
+        outputs += [[r.numpy() for r in results] for results in answered]
     save_outputs(outputs, out)
     return RunResult(f"PyTorch {torch.__version__}", (), 0.0)
