@@ -225,7 +225,7 @@ class Converter(Protocol):
 
     @property
     def seconds(self) -> int:
-        """What a light network took on one core, imports included: the longest conversions are begun first."""
+        """What a light network took on one core, converted and run over the sample: the longest are begun first."""
         ...
 
     @property

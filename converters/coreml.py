@@ -26,7 +26,7 @@ class CoreML:
     suffix = ".mlpackage"
     distributions = ("coremltools",)
     modules = ("coremltools",)
-    seconds = 11
+    seconds = 30
     recipes = RECIPES | STATIC
     refusals: Mapping[str, str] = MappingProxyType({"w8a16": NO_WORDS})
     options: Mapping[str, Choice] = MappingProxyType(

@@ -29,7 +29,7 @@ class ExecuTorchCoreML:
     suffix = ".pte"
     distributions = ("executorch", "coremltools")
     modules = ("coremltools", "executorch.backends.apple.coreml.partition", "executorch.exir")
-    seconds = 14
+    seconds = 30
     recipes = RECIPES
     refusals = NO_STATIC
     options: Mapping[str, Choice] = MappingProxyType({"min_ios": MIN_IOS})

@@ -24,7 +24,7 @@ class Onnx:
     suffix = ".onnx"
     distributions = ("onnx", "onnxscript", "onnxsim", "onnxruntime")
     modules = ("torch.onnx", "onnxscript", "onnxsim", "onnxruntime")
-    seconds = 7
+    seconds = 11
     recipes = RECIPES
     refusals: Mapping[str, str] = MappingProxyType({})
     options: Mapping[str, Choice] = MappingProxyType({})

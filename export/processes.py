@@ -167,7 +167,8 @@ def watch(process: subprocess.Popen[bytes], limits: Limits, stop: Stop) -> None:
             raise CellError(
                 f"it took more than {memory / 2**30:.1f} GiB of memory and was ended; --memory gives it more"
             )
-        time.sleep(POLL_SECONDS)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(POLL_SECONDS)
 
 
 def resident(pid: int) -> int:

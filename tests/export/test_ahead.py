@@ -66,8 +66,10 @@ def test_only_idle_workers_look_ahead(workers: int, tmp_path: Path, monkeypatch:
 
 
 def test_long_conversions_are_begun_first() -> None:
-    chosen = cells(["onnx", "executorch", "tflite"], ["fp32", "fp16"], {})
+    chosen = cells(["onnx", "executorch", "coreml", "tflite"], ["fp32", "fp16"], {})
     assert [(c.target, c.recipe) for c in longest_first(chosen)] == [
+        ("coreml", "fp32"),  # which the interpreter takes long to run
+        ("coreml", "fp16"),
         ("executorch", "fp32"),
         ("executorch", "fp16"),
         ("tflite", "fp32"),

@@ -149,16 +149,20 @@ def named(arguments: list[str], known: Iterable[str]) -> list[str]:
 
 
 def document() -> dict[str, Any]:
-    """All that has been measured so far."""
+    """All that has been measured so far; what was not, as the last run left it, for it has its own machine."""
     done = {path.stem: json.loads(path.read_text()) for path in WORK.glob("*.json")}
-    return {
+    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    parts = {name: done.get(name, kept.get(name)) for name in ("cold", "packages")}
+    networks = {name: joined(rows) for name in NETWORKS if (rows := of(done, name))}
+    if not networks and kept:
+        return kept | parts
+    timed = {
         "machine": machine.describe(),
         "runtimes": {target: RUNTIMES[target].available().name for target in TARGETS},
         "roofs": measured("roofs", lambda: asdict(roofs.measure())),
-        "networks": {name: joined(rows) for name in NETWORKS if (rows := of(done, name))},
-        "cold": done.get("cold"),
-        "packages": done.get("packages"),
+        "networks": networks,
     }
+    return timed | parts
 
 
 def of(done: dict[str, Any], name: str) -> list[dict[str, Any]]:
