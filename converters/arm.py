@@ -9,7 +9,7 @@ from torch.fx import GraphModule, Node
 from lvexport.converters.derived import examples, rewritten
 from lvexport.converters.quantization.forms import flatten_layers, own_reading
 from lvexport.converters.quantization.grids import QUANTIZED
-from lvexport.converters.quantization.sites import CLIPS
+from lvexport.converters.rewrites import layers
 from lvexport.converters.rewrites.graph import ATEN, call, calls, constant, is_call, keep, prune
 
 _READS = (QUANTIZED.dequantize_per_tensor.default, QUANTIZED.dequantize_per_channel.default)
@@ -64,13 +64,13 @@ def mark(program: ExportedProgram) -> None:
 
 def given_integers(node: Node, marked: set[Node]) -> bool:
     """Whether all that an operation takes is integers, or what the layer makes that an activation becomes part of."""
-    fused = is_call(node, *CLIPS)
+    fused = is_call(node, *layers.CLIPS)
     return all(is_call(source, *_READS) or (fused and source in marked) for source in node.all_input_nodes)
 
 
 def makes_integers(node: Node) -> bool:
     """Whether all that takes a result rounds it, the activation of a layer between the two aside."""
     users = list(node.users)
-    if len(users) == 1 and is_call(users[0], *CLIPS) and not is_call(node, *CLIPS):
+    if len(users) == 1 and is_call(users[0], *layers.CLIPS) and not is_call(node, *layers.CLIPS):
         users = list(users[0].users)
     return all(is_call(user, *_ROUNDS) for user in users)

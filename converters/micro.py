@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from math import pi, sqrt
 from pathlib import Path
+from typing import Any
 
 import torch
+from ai_edge_litert import schema_py_generated as schema
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
+from lvexport.converters import tflite_edits as edits
 from lvexport.converters import tflite_sixteen
 from lvexport.converters.derived import examples, rewritten
+from lvexport.converters.quantization.grids import QUANTIZED
 from lvexport.converters.rewrites.graph import ATEN, arguments, call, calls, prune, replace
 from lvexport.converters.tflite_integers import write_layers
 from lvexport.converters.tflite_sixteen import is_wide
@@ -23,6 +27,7 @@ from lvexport.converters.tflite_sixteen import is_wide
 # (Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26).
 _P = 0.3275911
 _A = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
+INT8_MOST = 127
 _CUBE = 0.044715  # of GELU's form with tanh (Hendrycks and Gimpel, arXiv 1606.08415)
 
 
@@ -31,11 +36,11 @@ def write_model(program: ExportedProgram, out: Path) -> None:
 
     Where these are of 8 bits, integers go in and come out; where they are of 16, single precision.
     """
-    spelled = torch.export.export(rewritten(program, spell_gelus), examples(program))
+    spelled = torch.export.export(rewritten(program, spell_gelus, spell_hard_swishes), examples(program))
     if is_wide(spelled):
         tflite_sixteen.write_layers(spelled, out)
     else:
-        write_layers(spelled, out, floats=False)
+        write_layers(spelled, out, floats=False, edit=unbound_relus)
 
 
 def spell_gelus(module: GraphModule) -> None:
@@ -45,6 +50,50 @@ def spell_gelus(module: GraphModule) -> None:
         spell = _with_tanh if given["approximate"] == "tanh" else _with_exp
         replace(node, spell(node, given["self"]))
     prune(module)
+
+
+def spell_hard_swishes(module: GraphModule) -> None:
+    """Spell out hard swish where it is in floating point, as x·(relu(x + 3) - relu(x - 3))/6.
+
+    Vela refuses a model with one: it looks at operators before it decides whose they are ("IFM has to be 8bit"). With
+    relu6(x + 3), LiteRT's converter would make the operator of it again.
+    """
+    for node in calls(module, ATEN.hardswish.default):
+        x = node.args[0]
+        assert isinstance(x, Node)
+        rounded = all(user.target is QUANTIZED.quantize_per_tensor.default for user in node.users)
+        if rounded and x.target is QUANTIZED.dequantize_per_tensor.default:
+            continue
+        above, beyond = (call(node, ATEN.relu.default, call(node, ATEN.add.Scalar, x, by)) for by in (3.0, -3.0))
+        gate = call(node, ATEN.mul.Scalar, call(node, ATEN.sub.Tensor, above, beyond), 1 / 6)
+        replace(node, call(node, ATEN.mul.Tensor, x, gate))
+    prune(module)
+
+
+def unbound_relus(model: Any) -> None:
+    """Make a ReLU of every ReLU6 that goes from one grid to another that ends at 6 by itself.
+
+    TFLM's kernel clips such integers as they are, as if both grids were the same (``Relu6Quantized``); that of ReLU
+    takes them from one to the other.
+    """
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            if edits.code(model, operator) == schema.BuiltinOperator.RELU6:
+                given, made = (graph.tensors[place].quantization for place in (operator.inputs[0], operator.outputs[0]))
+                if changes_grid(given, made) and ends_by(made, 6.0):
+                    operator.opcodeIndex = edits.versioned(model, schema.BuiltinOperator.RELU, 2)
+
+
+def changes_grid(given: Any, made: Any) -> bool:
+    """Whether two tensors are in integers of different grids."""
+    if any(grid is None or grid.scale is None for grid in (given, made)):
+        return False
+    return bool(given.scale[0] != made.scale[0] or given.zeroPoint[0] != made.zeroPoint[0])
+
+
+def ends_by(grid: Any, most: float) -> bool:
+    """Whether the largest number on a grid of 8 bits is no more than this, or rounds to it."""
+    return bool((INT8_MOST - grid.zeroPoint[0]) * grid.scale[0] < most + grid.scale[0] / 2)
 
 
 def _with_exp(node: Node, x: Node) -> Node:

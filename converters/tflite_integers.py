@@ -6,6 +6,7 @@ every weight. In a small network these take a quarter of the file; here equal ve
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,15 @@ _IDENTIFIER = b"TFL3"
 _ALIGNMENT = 16  # of constants in the file, in bytes (schema.fbs, ``force_align`` of Buffer.data)
 
 
-def write_layers(program: ExportedProgram, out: Path, floats: bool) -> None:
+def write_layers(program: ExportedProgram, out: Path, floats: bool, edit: Callable[[Any], None] | None = None) -> None:
     """Write a program with roundings as a model in which integers compute what lies between them.
 
     ``floats``: the model takes and gives single precision, else the integers that its first and last layers do.
+    ``edit`` changes the model in place.
     """
     model = schema.ModelT.InitFromPackedBuf(converted(program), 0)
+    if edit is not None:
+        edit(model)
     if floats:
         give_float_interface(model)
     shorten_names(model)

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from lvexport.converters.quantization.grids import QUANTIZED, Grid
-from lvexport.converters.quantization.sites import CLIPS
 from lvexport.converters.quantization.switches import Rounding, Shift, Weight
 from lvexport.converters.rewrites import layers
 from lvexport.converters.rewrites.graph import ATEN, arguments, call, calls, constant, is_call, keep, prune, replace
@@ -102,7 +101,7 @@ def _takes_integers(user: Node) -> bool:
 
 def _is_integer(node: Any) -> bool:
     """Whether integers compute a node: a layer with what clips its output, a gate, or a tensor of integers as it is."""
-    if is_call(node, *CLIPS):
+    if is_call(node, *layers.CLIPS):
         node = node.args[0]
     return is_call(node, QUANTIZED.dequantize_per_tensor.default) or _is_layer(node) or _is_gate(node)
 

@@ -11,7 +11,6 @@ from torch.fx import GraphModule, Node
 from lvexport.converters.rewrites import axes, layers
 from lvexport.converters.rewrites.graph import ATEN, calls, constant, is_call, is_tensor, shape
 
-CLIPS = (ATEN.relu.default, ATEN.hardtanh.default, ATEN.relu6.default)  # runtimes make them part of a layer
 _PRODUCTS = (ATEN.bmm.default, ATEN.matmul.default)
 
 
@@ -50,7 +49,7 @@ def sites(module: GraphModule) -> list[Site]:
 def output(node: Node) -> Node:
     """What a layer gives, behind an activation that clips only."""
     users = list(node.users)
-    return users[0] if len(users) == 1 and is_call(users[0], *CLIPS) else node
+    return users[0] if len(users) == 1 and is_call(users[0], *layers.CLIPS) else node
 
 
 def _macs(node: Node, weight: tuple[int, ...]) -> int:

@@ -12,6 +12,7 @@ from lvexport.converters.rewrites import axes
 from lvexport.converters.rewrites.graph import ATEN, arguments, call, constant, is_call, keep, shape, wide
 
 LAYERS = (ATEN.linear.default, ATEN.conv2d.default)
+CLIPS = (ATEN.relu.default, ATEN.hardtanh.default, ATEN.relu6.default)  # runtimes make them part of a layer
 
 
 def is_layer(module: GraphModule, node: Any) -> bool:

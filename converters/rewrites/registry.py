@@ -45,7 +45,7 @@ REWRITES = {
         Rewrite("activations", "SiLU, GELU and hard swish as one operation each", "activations.name_activations"),
         Rewrite("attention", "torch's attention as two products and a plain softmax", "attention.spell_attention"),
         Rewrite("batch-norms", "batch normalisation into the layers around it", "norms.fold_batch_norms"),
-        Rewrite("views", "reshapes and permutations behind each other as one", "views.compose_views"),
+        Rewrite("views", "reshapes and permutations as one, behind what clips", "views.compose_views"),
         Rewrite("norm-affines", "factors of layer and group norms into the next layers", "norms.fold_norm_affines"),
         Rewrite("projections", "queries, keys and values by a layer of their own each", "attention.split_projections"),
         Rewrite("scales", "layer scales and attention scales into weights", "scales.fold_scales"),

@@ -18,7 +18,7 @@ import lvexport
 from lvexport.converters.contract import ConversionError
 from lvexport.converters.registry import CONVERTERS
 from lvexport.converters.rewrites import apply, axes, defaults
-from lvexport.converters.rewrites.graph import ATEN, calls
+from lvexport.converters.rewrites.graph import ATEN, calls, is_call
 from lvexport.converters.rewrites.registry import REWRITES, Rewrite
 from lvexport.models.registry import ENTRIES
 
@@ -133,6 +133,26 @@ def read(view: axes.View) -> Tensor:
 def factorings(count: int) -> list[tuple[int, ...]]:
     pairs = [(a, count // a) for a in range(1, count + 1) if count % a == 0]
     return [(count,), *pairs, *((a, 1, b) for a, b in pairs)]
+
+
+class Shuffled(nn.Module):
+    """A layer whose channels are shuffled before they are clipped; ``seen``: as they were before, too."""
+
+    def __init__(self, seen: bool) -> None:
+        super().__init__()
+        self.layer, self.seen = nn.Conv2d(3, 8, 1), seen
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        shuffled = self.layer(x).unflatten(1, (2, 4)).transpose(1, 2).flatten(1, 2)
+        clipped = nn.functional.relu6(shuffled)
+        return (clipped, shuffled) if self.seen else (clipped,)
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_what_clips_moves_to_its_layer_where_nothing_else_sees_that(seen: bool) -> None:
+    module = rewritten(Shuffled(seen), torch.randn(1, 3, 4, 4), names=["views"])
+    (clip,) = calls(module, ATEN.relu6.default)
+    assert is_call(clip.args[0], ATEN.conv2d.default) is not seen
 
 
 @pytest.mark.parametrize("rank", [4, 6])

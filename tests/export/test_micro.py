@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 import lvexport
 from lvexport.bundle import checksums_hold, recorded_checksums
@@ -82,3 +85,29 @@ def test_a_limit_that_is_passed_fails_the_artifact_with_advice(tmp_path: Path) -
 def test_floating_point_is_refused(target: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="microcontrollers compute in integers"):
         lvexport.export(small(), [target], ["fp32"], imgsz=SIDE, output=tmp_path, name="small")
+
+
+class Apart(nn.Module):
+    """ReLU6 that is no part of a layer, for what it clips is used as it was too; and hard swish in floating point."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(3, 16, 3, stride=2), nn.Conv2d(16, 16, 1)
+        self.last = nn.Linear(16, 4)
+        for layer in (self.first, self.second):
+            nn.init.normal_(layer.weight, std=2 / layer.weight[0].numel() ** 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = 4 * self.first(x)
+        y = y + self.second(F.relu6(y))
+        found: Tensor = self.last(F.hardswish(y.mean((2, 3))))
+        return found
+
+
+def test_activations_that_kernels_or_vela_do_otherwise(tmp_path: Path) -> None:
+    bundle = lvexport.export(Apart(), TARGETS, ["w8a8"], imgsz=SIDE, samples=50, output=tmp_path, name="apart")
+    micro, vela = row(bundle, "tflm"), row(bundle, "ethos-u")
+    assert micro.verdict is not None
+    assert micro.status == "ok", micro.verdict
+    assert vela.status == "not-run", vela.error
