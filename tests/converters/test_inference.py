@@ -25,7 +25,7 @@ from lvexport.models.registry import ENTRIES
 SMALLEST = ("mobilevit_xxs", "mobilevitv2_050", "mobile_former_26m", "efficientformer_nano", "efficientformerv2_s0")
 
 
-def network(name: str) -> ExportedProgram:
+def network(name: str, dtype: torch.dtype = torch.float32) -> ExportedProgram:
     """A network in which every part counts: fresh linear layers are so small that attention adds next to nothing."""
     model = lvexport.build(name, weights="random", imgsz=64)
     torch.manual_seed(0)
@@ -36,7 +36,7 @@ def network(name: str) -> ExportedProgram:
         elif isinstance(module, nn.LayerNorm | nn.GroupNorm):
             nn.init.normal_(module.weight, mean=1.0, std=0.3)
             nn.init.normal_(module.bias)
-    return torch.export.export(model, (torch.rand(1, 3, 64, 64),))
+    return torch.export.export(model.to(dtype), (torch.rand(1, 3, 64, 64).to(dtype),))
 
 
 def rewritten(model: nn.Module, *inputs: Tensor, names: list[str]) -> GraphModule:
@@ -60,8 +60,8 @@ def test_each_rewrite_leaves_every_family_as_it_was(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ENTRIES)
 def test_all_rewrites_leave_every_network_as_it_was(name: str) -> None:
-    """The largest Mobile-Formers with drawn affines magnify their own rounding, which ``rewritten`` weighs."""
-    assert apply.rewritten(network(name), REWRITES)[1] >= 90
+    """In double precision, for the largest Mobile-Formers with drawn affines magnify what rounding leaves."""
+    assert apply.rewritten(network(name, torch.float64), REWRITES)[1] >= 140
 
 
 class Magnifying(nn.Module):
