@@ -213,13 +213,14 @@ def judge_compressed(
         outputs: the artifact's.
         recipe: where it rounds activations as well, a number that falls on the other side of a rounding, for sums are
             computed in another order, is as far off as rounding itself: the artifact may be as far from the rounded
-            network as that is from the original.
+            network as two are from each other that were rounded independently, each as far from the original as
+            that one: :data:`AGAIN` further.
         budget: what rounding may cost.
     """
     pairs = zip(references, networks, outputs, strict=True)
     network = min(metrics.sqnr_db(in_kind(r, spec), in_kind(n, spec)) for r, n, spec in pairs)
     kept = within(losses, budget)
-    threshold = faithful.threshold_db if recipe.activations is None else min(faithful.threshold_db, network)
+    threshold = faithful.threshold_db if recipe.activations is None else min(faithful.threshold_db, network - AGAIN)
     found = Compression(faithful.sqnr_db, threshold, network, budget.drop, budget.retrieval, kept)
     return replace(
         losses,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lvexport.converters.contract import TensorSpec
-from lvexport.converters.recipes import FP16, FP32, RECIPES, W8
+from lvexport.converters.contract import Recipe, TensorSpec
+from lvexport.converters.recipes import FP16, FP32, RECIPES, W8, W8A8
 from lvexport.validation.contract import PICTURE, PROBABILITIES, Overflow
 from lvexport.validation.verdict import (
     DEPTH,
@@ -172,6 +172,26 @@ def test_roundings_of_activations_may_be_made_once_more(off: float, passes: bool
     found = eased(faithful, [network], [noisy(network, 40, seed=2)], ONE)
     assert found.threshold_db == pytest.approx(40 - 3.01, abs=0.01)
     assert found.passed is passes
+
+
+@pytest.mark.parametrize(("recipe", "off", "passes"), [(W8A8, 29.5, True), (W8A8, 26.5, False), (W8, 29.5, False)])
+def test_fixed_roundings_of_activations_may_be_made_once_more(recipe: Recipe, off: float, passes: bool) -> None:
+    r = np.random.default_rng(0).normal(size=(200, 10))
+    network = noisy(r, 30)
+    measured = noisy(network, off, seed=2)
+    losses, faithful = judge(r, measured, None, FP32, "test"), judge(network, measured, None, FP32, "test")
+    found = judge_compressed(losses, faithful, [r], [network], ONE, recipe).compression
+    assert found is not None
+    assert found.faithful is passes
+
+
+def test_independent_roundings_are_faithful_to_each_other() -> None:
+    r = np.random.default_rng(0).normal(size=(2000, 10))
+    network, measured = noisy(r, 30), noisy(r, 30.1, seed=2)
+    losses, faithful = judge(r, measured, None, FP32, "test"), judge(network, measured, None, FP32, "test")
+    found = judge_compressed(losses, faithful, [r], [network], ONE, W8A8).compression
+    assert found is not None
+    assert found.faithful
 
 
 def test_what_rounding_activations_does_not_change_needs_no_ease() -> None:
