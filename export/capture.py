@@ -33,7 +33,7 @@ from lvexport.validation.contract import Array
 from lvexport.validation.sample import synthetic
 
 SEED = 0
-TOGETHER = 16  # inputs that a network of the registry is given at once; more are no faster
+PIXELS = 16 * 64**2  # of the pictures that a network of the registry is given at once; more are no faster
 
 Item = TypeVar("Item")
 
@@ -232,13 +232,15 @@ def sequence(
     return results
 
 
-@torch.inference_mode()
-def evaluate(model: nn.Module, inputs: Inputs, out: Path, together: int = 1) -> RunResult:
-    """Run the original and write its outputs at ``out``.
+def together(source: Source) -> int:
+    """How many inputs the original may be given in one batch: a network of the registry answers each by itself."""
+    return max(1, PIXELS // source.imgsz**2) if source.kind == "registry" else 1
 
-    One input at a time as artifacts are run; or so many ``together``, where it is known to answer each by itself.
-    """
-    outputs, batches = [], (joined(some) for some in grouped(tensors(inputs), together))
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, inputs: Inputs, out: Path, batch: int = 1) -> RunResult:
+    """Run the original and write its outputs at ``out``; one input at a time, as artifacts are run, or more."""
+    outputs, batches = [], (joined(some) for some in grouped(tensors(inputs), batch))
     for some in grouped(batches, SEQUENCE):
         outputs += [[r.numpy() for r in results] for results in sequence(model, fresh_buffers(model), some)]
     save_outputs(outputs, out)

@@ -192,7 +192,7 @@ def run_convert(job: ConvertJob) -> Any:
 
 
 def run_reference(job: ReferenceJob) -> Any:
-    from lvexport.capture import TOGETHER, evaluate, realise, state_digest
+    from lvexport.capture import evaluate, realise, state_digest, together
 
     model = realise(job.source).model
     if job.state_digest not in (None, state_digest(model)):
@@ -201,7 +201,7 @@ def run_reference(job: ReferenceJob) -> Any:
             "compare with. If it does so each time it is called, load its weights from a file, or fix the seed they "
             "are drawn with."
         )
-    return evaluate(model, job.inputs, job.out, TOGETHER if job.source.kind == "registry" else 1)
+    return evaluate(model, job.inputs, job.out, together(job.source))
 
 
 def run_simulate(job: SimulateJob) -> Any:

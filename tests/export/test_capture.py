@@ -9,9 +9,11 @@ import torch
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
-from lvexport.capture import evaluate
+import lvexport
+from lvexport.capture import evaluate, together
 from lvexport.feeding import SEQUENCE, load_outputs
 from lvexport.jobs import Inputs
+from lvexport.source import resolve
 
 
 class Running(nn.Module):
@@ -36,3 +38,21 @@ def test_each_input_is_answered_with_the_buffer_as_it_was_then(tmp_path: Path) -
     wanted = np.concatenate([part.cumsum(0) for part in np.split(given, [SEQUENCE])])
     np.testing.assert_array_equal(found, wanted)
     assert not model.total.any()  # its own buffer stays as it was
+
+
+def test_batches_are_answered_as_inputs_by_themselves_are(tmp_path: Path) -> None:
+    given = np.random.default_rng(0).random((19, 3, 64, 64), dtype=np.float32)
+    save_file({"image": given}, tmp_path / "inputs.safetensors")
+    model, inputs = lvexport.build("mobilevit_xxs", weights="demo"), Inputs(tmp_path / "inputs.safetensors", 19)
+    found = []
+    for batch in (1, together(resolve("mobilevit_xxs", "demo"))):
+        evaluate(model, inputs, tmp_path / f"{batch}.safetensors", batch)
+        found += load_outputs(tmp_path / f"{batch}.safetensors")
+    assert found[0].shape == (19, 10)
+    np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-4)
+
+
+def test_only_what_answers_each_input_by_itself_is_given_several() -> None:
+    assert together(resolve("mobilevit_xxs", "demo")) == 16
+    assert together(resolve("mobilevit_s", "random")) == 1  # at 256 pixels
+    assert together(resolve("tests/examples/own_model.py:build", imgsz=16)) == 1
