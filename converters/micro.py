@@ -18,7 +18,8 @@ from torch.fx import GraphModule, Node
 from lvexport.converters import tflite_edits as edits
 from lvexport.converters import tflite_sixteen
 from lvexport.converters.derived import examples, rewritten
-from lvexport.converters.quantization.grids import QUANTIZED
+from lvexport.converters.quantization.grids import Grid
+from lvexport.converters.quantization.settle import is_between_roundings
 from lvexport.converters.rewrites.graph import ATEN, arguments, call, calls, prune, replace
 from lvexport.converters.tflite_integers import write_layers
 from lvexport.converters.tflite_sixteen import is_wide
@@ -27,7 +28,6 @@ from lvexport.converters.tflite_sixteen import is_wide
 # (Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26).
 _P = 0.3275911
 _A = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
-INT8_MOST = 127
 _CUBE = 0.044715  # of GELU's form with tanh (Hendrycks and Gimpel, arXiv 1606.08415)
 
 
@@ -60,9 +60,7 @@ def spell_hard_swishes(module: GraphModule) -> None:
     """
     for node in calls(module, ATEN.hardswish.default):
         x = node.args[0]
-        assert isinstance(x, Node)
-        rounded = all(user.target is QUANTIZED.quantize_per_tensor.default for user in node.users)
-        if rounded and x.target is QUANTIZED.dequantize_per_tensor.default:
+        if is_between_roundings(node):
             continue
         above, beyond = (call(node, ATEN.relu.default, call(node, ATEN.add.Scalar, x, by)) for by in (3.0, -3.0))
         gate = call(node, ATEN.mul.Scalar, call(node, ATEN.sub.Tensor, above, beyond), 1 / 6)
@@ -79,21 +77,22 @@ def unbound_relus(model: Any) -> None:
     for graph in model.subgraphs:
         for operator in graph.operators:
             if edits.code(model, operator) == schema.BuiltinOperator.RELU6:
-                given, made = (graph.tensors[place].quantization for place in (operator.inputs[0], operator.outputs[0]))
-                if changes_grid(given, made) and ends_by(made, 6.0):
+                given, made = (grid(graph.tensors[place]) for place in (operator.inputs[0], operator.outputs[0]))
+                if given and made and given != made and ends_by(made, 6.0):
                     operator.opcodeIndex = edits.versioned(model, schema.BuiltinOperator.RELU, 2)
 
 
-def changes_grid(given: Any, made: Any) -> bool:
-    """Whether two tensors are in integers of different grids."""
-    if any(grid is None or grid.scale is None for grid in (given, made)):
-        return False
-    return bool(given.scale[0] != made.scale[0] or given.zeroPoint[0] != made.zeroPoint[0])
+def grid(tensor: Any) -> Grid | None:
+    """What a tensor's integers stand for; None where it is in floating point."""
+    found = tensor.quantization
+    if found is None or found.scale is None:
+        return None
+    return Grid(float(found.scale[0]), int(found.zeroPoint[0]))
 
 
-def ends_by(grid: Any, most: float) -> bool:
-    """Whether the largest number on a grid of 8 bits is no more than this, or rounds to it."""
-    return bool((INT8_MOST - grid.zeroPoint[0]) * grid.scale[0] < most + grid.scale[0] / 2)
+def ends_by(grid: Grid, most: float) -> bool:
+    """Whether the largest number on a grid is no more than this, or rounds to it."""
+    return (grid.highest - grid.zero_point) * grid.scale < most + grid.scale / 2
 
 
 def _with_exp(node: Node, x: Node) -> Node:

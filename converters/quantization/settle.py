@@ -113,7 +113,10 @@ def _is_layer(node: Any) -> bool:
 
 def _is_gate(node: Any) -> bool:
     """Whether a node is a sigmoid or a product of which every number, taken and given, is rounded."""
-    if not is_call(node, ATEN.sigmoid.default, ATEN.mul.Tensor):
-        return False
+    return is_call(node, ATEN.sigmoid.default, ATEN.mul.Tensor) and is_between_roundings(node)
+
+
+def is_between_roundings(node: Node) -> bool:
+    """Whether every number that an operation takes and gives is rounded."""
     taken = all(is_call(a, QUANTIZED.dequantize_per_tensor.default) for a in node.args)
     return taken and all(u.target is QUANTIZED.quantize_per_tensor.default for u in node.users)

@@ -20,7 +20,6 @@ def compose_views(module: GraphModule) -> None:
     _compose(module, axes.MOST_DIMENSIONS)
     for node in calls(module, *layers.CLIPS):
         _clip_first(node)
-    prune(module)
 
 
 def compose_flat_views(module: GraphModule) -> None:
