@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 
 from lvexport.converters.contract import Integers
 from lvexport.converters.derived import constant
+from lvexport.converters.palettes import palettize
 from lvexport.converters.rewrites.graph import arguments
 from lvexport.converters.rewrites.norms import fold_batch_norms, fold_norm_affines
 
@@ -69,6 +70,11 @@ def quantize(weight: Tensor, integers: Integers) -> Quantized:
     return _quantized(weight, least_error(grouped, integers), integers)
 
 
+def nearest(weight: Tensor, form: Integers) -> Tensor:
+    """A weight (O, I, …), each of its numbers rounded by itself."""
+    return (palettize(weight, form) if form.palette else quantize(weight, form)).restored()
+
+
 def least_error(grouped: Tensor, integers: Integers, counts: Tensor | None = None) -> Tensor:
     """(…, 1) the scales that leave (…, numbers) the least squared error, each number's times how much it ``counts``."""
     largest = grouped.abs().amax(-1, keepdim=True)
@@ -107,10 +113,10 @@ def requantize(weight: Tensor, integers: Integers) -> Quantized:
 
 
 def recovered(weight: Tensor, integers: Integers) -> Quantized | None:
-    """The integers and scales that a weight was rounded to, in any of the forms; None where it was not."""
+    """The integers and scales that a weight was rounded to, in any of the forms with scales; None where it was not."""
     if weight.numel() <= SMALLEST:
         return None
-    for form in integers.forms:
+    for form in integers.scaled:
         found = requantize(weight, form)
         if (found.restored() - weight).abs().max() / weight.abs().max() <= _SAME:
             return found
@@ -179,6 +185,6 @@ def compress(
     else:
         for node in weights(module):
             weight = constant(module, node)
-            weight.data = quantize(weight, form_of(node.users, integers)).restored().to(weight.dtype)
+            weight.data = nearest(weight, form_of(node.users, integers)).to(weight.dtype)
     module.recompile()
     return torch.export.export(module, given)

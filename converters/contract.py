@@ -33,7 +33,8 @@ class Integers:
     ``whole``: just as many, and all of them where their number is no multiple of that. ``kernels``: what weights of
     convolutions that look at more than one place are rounded to, and ``grouped`` those of convolutions in groups; None:
     the same. Where ``kernels`` is given, a convolution that looks at one place only is computed as a linear layer.
-    ``half``: scales are kept in half precision.
+    ``half``: scales are kept in half precision. ``palette``: a weight's integers are places in a palette of its own, of
+    2 ** ``bits`` numbers in half precision, and nothing is times a scale.
     """
 
     bits: int
@@ -42,6 +43,7 @@ class Integers:
     kernels: Integers | None = None
     grouped: Integers | None = None
     half: bool = False
+    palette: bool = False
 
     @property
     def largest(self) -> int:
@@ -53,6 +55,11 @@ class Integers:
         """All that weights may be rounded to, those first that have the fewest scales."""
         found = dict.fromkeys(form for form in (self, self.kernels, self.grouped) if form is not None)
         return tuple(sorted(found, key=lambda form: form.block is not None))
+
+    @property
+    def scaled(self) -> tuple[Integers, ...]:
+        """Those of the forms that are integers times scales."""
+        return tuple(form for form in self.forms if not form.palette)
 
 
 @dataclass(frozen=True)

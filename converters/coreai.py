@@ -7,21 +7,19 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lvexport.converters.contract import Captured, Choice, Integers, Notes, Request
-from lvexport.converters.recipes import INTEGERS, NO_STATIC, WIDENED
-
-if TYPE_CHECKING:
-    from torch.export import ExportedProgram
-    from torch.fx import GraphModule
+from lvexport.converters.contract import Captured, Choice, Notes, Request
+from lvexport.converters.recipes import INTEGERS, P4, STATIC, WIDENED
 
 # How its compiler names the larger constants of a program.
 _CONSTANT = re.compile(r"\bresource_(\d+)\b")
+# coreai.quantize gives integers of 4 or 8 bits (coreai_torch/_compression/custom_layers.py).
+_NO_WORDS = "Core AI's operation quantize makes integers of 8 bits at most, so 16-bit activations have no form there"
 
 
 class CoreAI:
-    """``fp16`` computes in half precision between single-precision inputs and outputs, ``w8`` and ``w4`` in single."""
+    """``fp16`` computes in half precision between single-precision inputs and outputs, integer weights in single."""
 
     name = "coreai"
     summary = "Core AI model asset, for iOS, iPadOS, macOS, tvOS, watchOS and visionOS from version 27 on"
@@ -30,20 +28,23 @@ class CoreAI:
     distributions = ("coreai-torch",)
     modules = ("coreai_torch",)
     seconds = 7
-    recipes = WIDENED | INTEGERS
-    refusals = NO_STATIC
+    recipes = WIDENED | INTEGERS | {P4.name: P4} | STATIC
+    refusals: Mapping[str, str] = MappingProxyType({"w8a16": _NO_WORDS})
     options: Mapping[str, Choice] = MappingProxyType({})
 
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:
         from coreai_torch import TorchConverter, get_decomp_table
 
+        from lvexport.converters.coreai_integers import with_integer_layers, with_integers
         from lvexport.converters.derived import for_core_ai
         from lvexport.converters.halves import halve
 
         program = for_core_ai(captured.program())
         if request.recipe.name == "fp16":
             program = halve(program)
-        if request.recipe.weights is not None:
+        if request.recipe.activations is not None:
+            program = with_integer_layers(program)
+        elif request.recipe.weights is not None:
             program = with_integers(program, request.recipe.weights)
         # Its other mode keeps stack traces, and with them this machine's paths.
         converter = TorchConverter(mode=TorchConverter.Mode.RELEASE).add_exported_program(
@@ -54,37 +55,6 @@ class CoreAI:
         reproducible(converter.to_coreai()).save_asset(out)
         undate(out)
         return Notes("torch.export")
-
-
-def with_integers(program: ExportedProgram, integers: Integers) -> ExportedProgram:
-    """The program with its rounded weights as integers and scales, under coreai-torch's operation for them.
-
-    The converter takes their number of bits from that operation, and stores two 4-bit integers in a byte
-    (coreai_torch/_compression/utils.py).
-    """
-    import torch
-    from coreai_torch._compression import custom_layers  # noqa: F401, which defines the operation
-
-    from lvexport.converters.compression import recovered, weights
-    from lvexport.converters.derived import attach, constant, examples, rewritten
-
-    scaled = torch.ops.coreai.constexpr_blockwise_shift_scale.default
-
-    def spell_weights(module: GraphModule) -> None:
-        for node in list(weights(module)):
-            found = recovered(constant(module, node), integers)
-            if found is None:
-                continue
-            kind = getattr(torch, f"int{found.bits}")
-            with module.graph.inserting_after(node):
-                scale = module.graph.get_attr(attach(module, f"{node.name}_scale", found.scale))
-            with module.graph.inserting_after(scale):
-                data = module.graph.get_attr(attach(module, f"{node.name}_data", found.data))
-            with module.graph.inserting_after(data):
-                weight = module.graph.call_function(scaled, (data, scale, None, None, kind))
-            node.replace_all_uses_with(weight)
-
-    return torch.export.export(rewritten(program, spell_weights), examples(program))
 
 
 def reproducible(program: Any) -> Any:

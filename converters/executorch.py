@@ -8,7 +8,15 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from lvexport.converters.contract import Captured, Choice, Delegation, Integers, Notes, Request
-from lvexport.converters.recipes import GATED, KERNELS_W4, W8, WIDENED, bits_of_weights, rounding_activations
+from lvexport.converters.recipes import (
+    GATED,
+    KERNELS_W4,
+    NO_PALETTES,
+    W8,
+    WIDENED,
+    bits_of_weights,
+    rounding_activations,
+)
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -37,7 +45,7 @@ class ExecuTorch:
     modules = ("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch.exir")
     seconds = 28
     recipes = WIDENED | {"w8": rounding_activations(W8), "w4": rounding_activations(KERNELS_W4)} | GATED
-    refusals: Mapping[str, str] = MappingProxyType({"w8a16": _NO_WORDS})
+    refusals: Mapping[str, str] = MappingProxyType(NO_PALETTES | {"w8a16": _NO_WORDS})
     options: Mapping[str, Choice] = MappingProxyType({})
 
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:

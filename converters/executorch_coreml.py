@@ -13,11 +13,13 @@ from types import MappingProxyType
 from typing import Any
 
 from lvexport.converters.contract import Captured, Choice, ConversionError, Integers, Notes, Request
-from lvexport.converters.mlpackage import MIN_IOS, PRECISIONS, RECIPES, compressed, finish
-from lvexport.converters.recipes import NO_STATIC
+from lvexport.converters.mlpackage import MIN_IOS, NO_WORDS, PRECISIONS, RECIPES, STATIC, compressed, finish
 
 # The names that ExecuTorch's backends/apple/coreml/compiler/coreml_preprocess.py gives the parts of a delegate's bytes.
 _PACKAGE, _METADATA = "model.mlpackage", "metadata.json"
+# Names of operations, which are others here, for runtimes built to trace them; those do without where it is not there
+# (backends/apple/coreml/runtime/delegate/ETCoreMLModelManager.mm). It can be a third of a program.
+_DEBUG_INFO = "debug_info.json"
 
 
 class ExecuTorchCoreML:
@@ -30,8 +32,8 @@ class ExecuTorchCoreML:
     distributions = ("executorch", "coremltools")
     modules = ("coremltools", "executorch.backends.apple.coreml.partition", "executorch.exir")
     seconds = 30
-    recipes = RECIPES
-    refusals = NO_STATIC
+    recipes = RECIPES | STATIC
+    refusals: Mapping[str, str] = MappingProxyType({"w8a16": NO_WORDS})
     options: Mapping[str, Choice] = MappingProxyType({"min_ios": MIN_IOS})
 
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:
@@ -46,8 +48,10 @@ class ExecuTorchCoreML:
         )
         partitioner = CoreMLPartitioner(compile_specs=specs)
         edge = to_edge_transform_and_lower(captured.program(), partitioner=[partitioner])
+        # Where activations are rounded too, the program says itself what is integers in it.
+        integers = request.recipe.weights if request.recipe.activations is None else None
         for module in delegates(edge):
-            module._processed_bytes = finished(module.processed_bytes, request.recipe.weights)
+            module._processed_bytes = finished(module.processed_bytes, integers)
         out.write_bytes(edge.to_executorch().buffer)
         return Notes("torch.export", (f"Core ML packages in the program: {len(delegates(edge))}",))
 
@@ -72,6 +76,7 @@ def finished(delegate: bytes, integers: Integers | None) -> bytes:
             raise ConversionError("ExecuTorch cannot read the Core ML package back that it put into the program.")
         (folder,) = Path(scratch).iterdir()
         rewrite(folder / _PACKAGE, integers)
+        (folder / _DEBUG_INFO).unlink(missing_ok=True)
         path = folder / _METADATA
         metadata = json.loads(path.read_text()) | {"identifier": ""}
         path.write_text(json.dumps(metadata))

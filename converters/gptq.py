@@ -8,8 +8,10 @@ changes (GPTQ, Frantar et al., ICLR 2023, arXiv 2210.17323). What is off in the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from operator import attrgetter
 from typing import Any
 
@@ -19,12 +21,15 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 from torch.nn import functional
 
-from lvexport.converters.compression import Quantized, block_of, form_of, kept, least_error, on_grid, quantize, weights
+from lvexport.converters.compression import Quantized, block_of, form_of, kept, least_error, nearest, on_grid, weights
 from lvexport.converters.contract import Integers
+from lvexport.converters.palettes import from_palette, nearest_palette
 from lvexport.converters.rewrites.graph import ATEN, arguments, constant
 
 Batch = Sequence[Tensor]  # one input of the program
+Pair = tuple[Tensor, Tensor]
 DAMPING = 0.01  # of the mean moment, added to all as GPTQ's authors do: few inputs leave moments that have no inverse
+PLACES = 2048  # whose moments are summed in single precision, and these sums in double
 ATTEMPTS = 4  # at a scale that the largest integer is used with
 _FEW = 4  # bits up to which columns take up what others lost; of more, that is lost in noise
 
@@ -40,7 +45,7 @@ def fit(module: GraphModule, batches: Sequence[Batch], integers: Integers) -> No
             weight = rounded[node]
             total, lost = moments(module, node, own.of[node.args[0]], changed.of[node.args[0]])
             found = fitted(aimed(numbers(module, weight), total, lost), total, form_of(weight.users, integers))
-            changed.put(weight, found.restored())
+            changed.put(weight, found)
         changed.take(node)
         if node in rounded and has_own_bias(module, node):
             bias = node.args[2]
@@ -131,11 +136,25 @@ def moments(
     shape = numbers(module, layer.args[1]).shape  # type: ignore[arg-type]
     groups, columns = arguments(layer).get("groups", 1), shape[1:].numel()
     total, lost = (torch.zeros(groups, columns, columns, dtype=torch.double) for _ in range(2))
-    for before, now in zip(own, changed, strict=True):
-        x = seen(layer, now, shape)
+    for some in together(zip(own, changed, strict=True), PLACES // places(layer)):
+        x = torch.cat([seen(layer, now, shape) for _, now in some], -1)
+        apart = torch.cat([seen(layer, before - now, shape) for before, now in some], -1)
         total += (x @ x.mT).double()
-        lost += (seen(layer, before - now, shape) @ x.mT).double()
+        lost += (apart @ x.mT).double()
     return total, lost
+
+
+def places(layer: Node) -> int:
+    """How often a layer's weight is used for one input."""
+    given: torch.Size = layer.meta["val"].shape
+    return given[2:].numel() if layer.target is ATEN.conv2d.default else given[:-1].numel()
+
+
+def together(pairs: Iterable[Pair], count: int) -> Iterator[list[Pair]]:
+    """So many of them at a time, at least one."""
+    ahead = iter(pairs)
+    while some := list(islice(ahead, max(1, count))):
+        yield some
 
 
 def seen(layer: Node, x: Tensor, shape: torch.Size) -> Tensor:
@@ -164,18 +183,21 @@ def damped(total: Tensor) -> Tensor:
     return made
 
 
-def fitted(weight: Tensor, total: Tensor, form: Integers) -> Quantized:
-    """A weight (O, I, …) as integers times scales: those that leave what it gives for inputs of such moments.
+def fitted(weight: Tensor, total: Tensor, form: Integers) -> Tensor:
+    """A weight (O, I, …) rounded: that which leaves what it gives for inputs of such moments.
 
     ``total`` (groups, K, K), K = I·….
     """
     groups, columns, _ = total.shape
     if form.bits > _FEW:
-        return quantize(weight, form)
+        return nearest(weight, form)
     rows = weight.reshape(groups, -1, columns).clone()
     with_inverse = damped(total)
     counts = with_inverse.diagonal(dim1=1, dim2=2)
     inverse = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(with_inverse)), upper=True)
+    if form.palette:
+        palette = nearest_palette(rows, counts[:, None, :], form)
+        return swept(rows, inverse, partial(from_palette, palette=palette))[0].reshape(weight.shape)
     size = block_of(weight.shape[1], form) * (columns // weight.shape[1])
     data, scales = torch.empty_like(rows), []
     for start in range(0, columns, size):
@@ -186,7 +208,7 @@ def fitted(weight: Tensor, total: Tensor, form: Integers) -> Quantized:
         scales.append(scale)
     shape = (len(weight), -1, *(1 for _ in weight.shape[2:]))
     scale = torch.cat(scales, -1).reshape(shape).float()
-    return Quantized(data.to(torch.int8).reshape(weight.shape), scale, form.bits)
+    return Quantized(data.to(torch.int8).reshape(weight.shape), scale, form.bits).restored()
 
 
 @dataclass(frozen=True)
@@ -210,7 +232,8 @@ def settled(rows: Tensor, block: Block) -> tuple[Tensor, Tensor, Tensor]:
     form, most = block.form, block.form.largest
     first = scale = least_error(rows, form, block.counts)
     for _ in range(ATTEMPTS):
-        data, error = swept(rows.clone(), scale, block)
+        found, error = swept(rows.clone(), block.inverse, partial(on_multiples, scale=scale, form=form))
+        data = on_grid(found, scale, form)
         reached = data.abs().amax(-1, keepdim=True)
         below = (reached < most) & (scale > 0)
         if not below.any():
@@ -222,18 +245,22 @@ def settled(rows: Tensor, block: Block) -> tuple[Tensor, Tensor, Tensor]:
     return torch.where(below, nearest, data), torch.where(below, 0.0, error), torch.where(below, first, scale)
 
 
-def swept(rows: Tensor, scale: Tensor, block: Block) -> tuple[Tensor, Tensor]:
-    """Integers and errors of columns, one after the other; the rows are changed.
+def on_multiples(rows: Tensor, scale: Tensor, form: Integers) -> Tensor:
+    """Numbers rounded to whole multiples of their scale."""
+    return on_grid(rows, scale, form) * scale
+
+
+def swept(rows: Tensor, inverse: Tensor, rounded: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Rounded columns and their errors, one after the other; the rows are changed.
 
     The second half of them takes up what the first half lost, all at once.
     """
     count = rows.shape[-1]
     if count == 1:
-        data = on_grid(rows, scale, block.form)
-        return data, (rows - data * scale) / block.inverse
+        found = rounded(rows)
+        return found, (rows - found) / inverse
     half = count // 2
-    left, right = block.inverse[:, :half, :half], block.inverse[:, half:, half:]
-    first, error = swept(rows[..., :half], scale, replace(block, inverse=left))
-    rows[..., half:] -= error @ block.inverse[:, :half, half:]
-    second, further = swept(rows[..., half:], scale, replace(block, inverse=right))
+    first, error = swept(rows[..., :half], inverse[:, :half, :half], rounded)
+    rows[..., half:] -= error @ inverse[:, :half, half:]
+    second, further = swept(rows[..., half:], inverse[:, half:, half:], rounded)
     return torch.cat([first, second], -1), torch.cat([error, further], -1)

@@ -12,17 +12,18 @@ from typing import Any
 
 from lvexport.converters import recipes
 from lvexport.converters.contract import Choice, Integers
-from lvexport.converters.recipes import FLOATS, HALF_BITS, SINGLE_BITS, W4, W8, halved
+from lvexport.converters.recipes import FLOATS, HALF_BITS, P4, SINGLE_BITS, W4, W8, halved
 
 # Bits of the significand → what coremltools calls the precision of the arithmetic.
 PRECISIONS = {SINGLE_BITS: "FLOAT32", HALF_BITS: "FLOAT16"}
 MIN_IOS = Choice(("17", "15", "16", "18"), "oldest iOS that has to load the package")
 # Integer weights come with half precision, in which all of Apple's processors compute. Core ML has constants that it
-# decompresses from iOS 16 on, and blocks and 4 bits from iOS 18 on (coremltools,
+# decompresses from iOS 16 on, palettes among them, and blocks and 4 bits from iOS 18 on (coremltools,
 # optimize/coreml/_quantization_passes.py). They are found in weights of half precision, and so are scales of it.
 INTEGERS = {
     "w8": replace(halved(W8), weights=Integers(8, half=True), requires={"min_ios": ("17", "16", "18")}),
     "w4": replace(halved(W4), requires={"min_ios": ("18",)}),
+    "p4": replace(halved(P4), requires={"min_ios": ("17", "16", "18")}),
 }
 RECIPES = FLOATS | INTEGERS
 # Operations that round activations are there from iOS 17 on (coremltools, converters/mil/mil/ops/defs/iOS17).
@@ -36,9 +37,9 @@ _DEBUG_HANDLES = "executorch_debug_handle_mapping.json"
 
 
 def compressed(model: Any, integers: Integers) -> Any:
-    """The package with weights as integers where they are whole multiples of their scales already.
+    """The package with weights as integers where they are whole multiples of their scales, or of a palette, already.
 
-    coremltools finds those integers anew, for each output channel or block of input channels.
+    coremltools finds those integers anew, for each output channel, block of input channels or tensor.
     """
     import coremltools.optimize.coreml as cto
 
@@ -51,12 +52,17 @@ def compressed(model: Any, integers: Integers) -> Any:
         sizes = [1, block_of(weight.shape[1], form), *(0 for _ in weight.shape[2:])]  # 0: the whole axis
         return cto.OpLinearQuantizerConfig(granularity="per_block", block_size=sizes, **kind)
 
-    configs = {}
+    configs, palettes = {}, {}
     for name, of in cto.get_weights_metadata(model, weight_threshold=SMALLEST).items():
         form = next((form for form in integers.forms if on_grid(of.val, form)), None)
-        if form is not None and is_weight(name, of):
+        if form is None or not is_weight(name, of):
+            continue
+        if form.palette:
+            palettes[name] = cto.OpPalettizerConfig(mode="unique", weight_threshold=SMALLEST)
+        else:
             configs[name] = config(of.val, form)
-    return cto.linear_quantize_weights(model, cto.OptimizationConfig(op_name_configs=configs))
+    scaled = cto.linear_quantize_weights(model, cto.OptimizationConfig(op_name_configs=configs))
+    return cto.palettize_weights(scaled, cto.OptimizationConfig(op_name_configs=palettes)) if palettes else scaled
 
 
 def is_weight(name: str, constant: Any) -> bool:
@@ -68,12 +74,15 @@ def is_weight(name: str, constant: Any) -> bool:
 
 
 def on_grid(weight: Any, integers: Integers) -> bool:
-    """Whether all numbers of a weight are near whole multiples of their scale."""
+    """Whether all numbers of a weight are near whole multiples of their scale, or of a palette."""
     import torch
 
     from lvexport.converters.compression import blocks, requantize
+    from lvexport.converters.palettes import recovered_palette
 
     value = torch.from_numpy(weight).float()
+    if integers.palette:
+        return recovered_palette(value, integers) is not None
     off = blocks((value - requantize(value, integers).restored()).abs(), integers).amax(-1)
     scale = blocks(value.abs(), integers).amax(-1) / integers.largest
     return bool((off <= _ON_GRID * scale).all())

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lvexport.converters.contract import Captured, Choice, ConversionError, Notes, Recipe, Request
-from lvexport.converters.recipes import RECIPES
+from lvexport.converters.recipes import NO_PALETTES, RECIPES
 
 # Simplifying may merge constants, which rounds a few numbers anew; anything beyond a few last places is a change.
 _SIMPLIFIED_TOLERANCE = 1e-5
@@ -25,15 +25,15 @@ class Onnx:
     distributions = ("onnx", "onnxscript", "onnxsim", "onnxruntime")
     modules = ("torch.onnx", "onnxscript", "onnxsim", "onnxruntime")
     seconds = 11
-    recipes = RECIPES
-    refusals: Mapping[str, str] = MappingProxyType({})
+    recipes: Mapping[str, Recipe] = {name: recipe for name, recipe in RECIPES.items() if name not in NO_PALETTES}
+    refusals: Mapping[str, str] = MappingProxyType(NO_PALETTES)
     options: Mapping[str, Choice] = MappingProxyType({})
 
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:
         import onnx
         import torch
 
-        from lvexport.converters.onnx_weights import strip, with_integers, with_transposed
+        from lvexport.converters.onnx_weights import strip, unsign, with_integers, with_transposed
 
         program = captured.program()
         weights, static = request.recipe.weights, request.recipe.activations is not None
@@ -53,6 +53,8 @@ class Onnx:
         if static:  # onnxsim would make integer weights floating-point numbers again
             model, remarks = with_transposed(exported.model_proto), []
             strip(model)
+            if request.recipe.activations == EIGHT:
+                unsign(model)
         else:
             model, remark = simplify(exported.model_proto, captured)
             remarks = [remark]

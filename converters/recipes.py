@@ -29,6 +29,14 @@ W4 = Recipe(
     fitted=True,
     method="blockwise int4, in groups int8",
 )
+P4 = Recipe(
+    "p4",
+    "weights from a palette of 16 numbers for each tensor, fitted over calibration inputs",
+    SINGLE_BITS,
+    Integers(4, palette=True, grouped=Integers(8, half=True), half=True),
+    fitted=True,
+    method="palettes of 4 bits, in groups int8",
+)
 W8A8 = Recipe(
     "w8a8",
     "weights and activations of all layers in 8-bit integers",
@@ -71,13 +79,14 @@ INTEGERS = {recipe.name: recipe for recipe in (W8, W4)}
 STATIC = {recipe.name: recipe for recipe in (W8A8, MIXED)}
 GATED = {name: replace(recipe, gates=True) for name, recipe in STATIC.items()}  # TensorFlow Lite and XNNPACK
 WIDE = {W8A16.name: W8A16}
-RECIPES = FLOATS | INTEGERS | {recipe.name: recipe for recipe in (W8A8, W8A16, MIXED)}
+RECIPES = FLOATS | INTEGERS | {recipe.name: recipe for recipe in (P4, W8A8, W8A16, MIXED)}
 ALIASES = {"16": "fp16", "8": "w8a8", "int8": "w8a8"}
 
 NO_FLOATS = dict.fromkeys(
-    (*FLOATS, *INTEGERS), "microcontrollers compute in integers, for which activations have to be rounded as well"
+    (*FLOATS, *INTEGERS, P4.name),
+    "microcontrollers compute in integers, for which activations have to be rounded as well",
 )
-NO_STATIC = dict.fromkeys((*STATIC, *WIDE), "lvexport does not quantize the activations of this target yet")
+NO_PALETTES = {P4.name: "its format has no constants that stand for places in a palette"}
 
 
 def rounding_activations(recipe: Recipe) -> Recipe:

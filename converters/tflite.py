@@ -13,6 +13,7 @@ from lvexport.converters.recipes import (
     FP32,
     GATED,
     KERNELS_W4,
+    NO_PALETTES,
     W8,
     W8A16,
     WIDE,
@@ -41,7 +42,7 @@ class TFLite:
         | GATED
         | {"w8a16": replace(W8A16, requires={"int8_io": ("no",)})}
     )
-    refusals: Mapping[str, str] = MappingProxyType({})
+    refusals: Mapping[str, str] = MappingProxyType(NO_PALETTES)
     options: Mapping[str, Choice] = MappingProxyType(
         {
             "activations": ACTIVATIONS,

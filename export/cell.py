@@ -115,12 +115,16 @@ def rounded_weights(module: GraphModule, integers: Integers) -> Iterator[Layer]:
     """The weights of a module that were rounded, as they will be read back from artifacts."""
     from lvexport.converters.compression import form_of, requantize, weights
     from lvexport.converters.derived import constant
-    from lvexport.validation.integers.layers import Layer, digest
+    from lvexport.validation.integers.layers import Layer, digest, placed
 
     for node in weights(module):
-        found = requantize(constant(module, node), form_of(node.users, integers))
-        scales = found.scale.reshape(-1).numpy()
-        yield Layer(next(iter(node.users)).name, digest(found.data.numpy(), 0), scales, None, None)
+        name, value, form = next(iter(node.users)).name, constant(module, node), form_of(node.users, integers)
+        if form.palette:
+            data, scales = placed(value.numpy())
+        else:
+            found = requantize(value, form)
+            data, scales = found.data.numpy(), found.scale.reshape(-1).double().numpy()
+        yield Layer(name, digest(data, 0), scales, None, None)
 
 
 def batches(inputs: Inputs, most: int) -> list[tuple[Any, ...]]:

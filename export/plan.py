@@ -163,7 +163,9 @@ def cells(to: Iterable[str], quantize: Iterable[str], options: Mapping[str, str]
         check_installed(converter)
         for name in precisions:
             recipe = recipe_of(converter, name)
-            taken = tuple((n, value_of(recipe, target, n, choice, options)) for n, choice in converter.options.items())
+            taken = tuple(
+                (n, value_of(recipe, converter, n, choice, options)) for n, choice in converter.options.items()
+            )
             made.append(Cell(target, name, taken))
     return tuple(made)
 
@@ -176,15 +178,20 @@ def recipe_of(converter: Converter, name: str) -> Recipe:
     return converter.recipes[name]
 
 
-def value_of(recipe: Recipe, target: str, name: str, choice: Choice, typed: Mapping[str, str]) -> str:
+def value_of(recipe: Recipe, converter: Converter, name: str, choice: Choice, typed: Mapping[str, str]) -> str:
     """The value of an option: what was typed, or the default. Raises UsageError where the recipe needs another."""
-    fitting = recipe.requires.get(name, choice.values)
-    value = typed.get(name, fitting[0])
-    if value not in fitting and (name in recipe.requires or not choice.takes(value)):
+
+    def fit(one: Recipe) -> tuple[str, ...]:
+        return one.requires.get(name, choice.values)
+
+    value = typed.get(name, fit(recipe)[0])
+    if value not in fit(recipe) and (name in recipe.requires or not choice.takes(value)):
         flag = f"--{name.replace('_', '-')}"
+        others = [one.name for one in converter.recipes.values() if value in fit(one)]
         raise UsageError(
-            f"{target} {recipe.name} needs {flag} {' or '.join(sorted(fitting))}, not {value}: what it stores is "
-            f"loaded and computed with in no other way. Leave {flag} out, or choose another recipe."
+            f"{converter.name} {recipe.name} needs {flag} {' or '.join(sorted(fit(recipe)))}, not {value}: what it "
+            f"stores is loaded and computed with in no other way. Leave {flag} out, or choose another of its recipes; "
+            f"these take {value}: {', '.join(others)}."
         )
     return value
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import shutil
 import struct
 from collections.abc import Callable
@@ -22,7 +24,8 @@ Fault = Callable[[Path, Layer], None]
 
 def content_of(artifact: Path) -> Path:
     """The file of an artifact that scales of weights lie in."""
-    return next(artifact.rglob("weight.bin")) if artifact.is_dir() else artifact
+    folders = {".mlpackage": "weight.bin", ".aimodel": "main.mlirb"}
+    return next(artifact.rglob(folders[artifact.suffix])) if artifact.suffix in folders else artifact
 
 
 def change_scales(artifact: Path, layer: Layer, change: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -35,6 +38,8 @@ def change_scales(artifact: Path, layer: Layer, change: Callable[[np.ndarray], n
             new = change(old).astype(kind).tobytes()
             assert new != old.tobytes()
             path.write_bytes(content[:at] + new + content[at + len(new) :])
+            if (stored := path.with_name("main.hash")).exists():
+                stored.write_bytes(hashlib.sha256(path.read_bytes()).digest())
             return
     raise AssertionError(f"the scales of {layer.name} are not in {path}")
 
@@ -57,7 +62,8 @@ def scales_along_another_axis(artifact: Path, layer: Layer) -> None:
 
 def wrong_zero_point(artifact: Path, layer: Layer) -> None:
     """The layer takes its input for numbers one step away from those that were rounded."""
-    {".tflite": _tflite, ".onnx": _onnx, ".pte": _pte, ".mlpackage": _coreml}[artifact.suffix](artifact, layer)
+    by_suffix = {".tflite": _tflite, ".onnx": _onnx, ".pte": _pte, ".mlpackage": _coreml, ".aimodel": _coreai}
+    by_suffix[artifact.suffix](artifact, layer)
 
 
 def _tflite(artifact: Path, layer: Layer) -> None:
@@ -104,10 +110,13 @@ def _onnx(artifact: Path, layer: Layer) -> None:
 
 
 def _pte(artifact: Path, layer: Layer) -> None:
-    """Both numbers of a grid lie beside each other in the delegate, in either order."""
+    """Both numbers of a grid lie beside each other in the delegate of XNNPACK, in either order."""
     assert layer.given is not None
     scale, zero_point = struct.pack("<f", layer.given[0]), struct.pack("<i", layer.given[1])
     content = artifact.read_bytes()
+    if b"CoreMLBackend" in content:
+        _in_delegate(artifact, layer)
+        return
     for old in (scale + zero_point, zero_point + scale):
         if old in content:
             moved = struct.pack("<i", layer.given[1] + 1)
@@ -118,12 +127,29 @@ def _pte(artifact: Path, layer: Layer) -> None:
 
 
 def _coreml(artifact: Path, layer: Layer) -> None:
+    path = next(artifact.rglob("*.mlmodel"))
+    path.write_bytes(_moved(path.read_bytes(), layer))
+
+
+def _in_delegate(artifact: Path, layer: Layer) -> None:
+    """The same in the Core ML package that a program holds."""
+    from lvexport.validation.runtimes.executorch_coreml import Held
+
+    with Held(artifact).unpacked() as folder:
+        model = next(folder.rglob("*.mlmodel")).read_bytes()
+    content, changed = artifact.read_bytes(), _moved(model, layer)
+    assert content.count(model) == 1
+    assert len(changed) == len(model)
+    artifact.write_bytes(content.replace(model, changed))
+
+
+def _moved(content: bytes, layer: Layer) -> bytes:
+    """A Core ML program in which a layer is given a zero point that is off by one."""
     from coremltools.proto import Model_pb2
 
     assert layer.given is not None
-    path = next(artifact.rglob("*.mlmodel"))
     model = Model_pb2.Model()
-    model.ParseFromString(path.read_bytes())
+    model.ParseFromString(content)
     (function,) = model.mlProgram.functions.values()
     (block,) = function.block_specializations.values()
     constants = {o.outputs[0].name: o.attributes["val"] for o in block.operations if o.type == "const"}
@@ -139,7 +165,30 @@ def _coreml(artifact: Path, layer: Layer) -> None:
         if np.isclose(scale[0], layer.given[0], rtol=2**-10):
             zero_point = tensor(operation, "zero_point").bytes
             zero_point.values = bytes([(zero_point.values[0] + 1) & 255])
-            path.write_bytes(model.SerializeToString())
+            return bytes(model.SerializeToString(deterministic=True))
+    raise AssertionError(f"the grid of {layer.name} is not in the program")
+
+
+def _coreai(artifact: Path, layer: Layer) -> None:
+    """Give one operation that reads numbers off the layer's grid a zero point of its own."""
+    from coreai._compiler.ir import Module
+    from coreai.authoring import AIModelAsset
+
+    assert layer.given is not None
+    asset = AIModelAsset.load(artifact)
+    program = asset.program
+    module = program._module._mlir_module
+    text = module.operation.get_asm(print_generic_op_form=False, enable_debug_info=False)
+    known = dict(re.findall(r"(%\w+) = coreai.constant dense<([^<>]+)> : tensor<(?:f32|si8)>", text))
+    for found in re.finditer(r"\n +%\w+ = coreai.dequantize %\w+, (%\w+), (%\w+),", text):
+        scale, point = (known[found[i]] for i in (1, 2))
+        if np.isclose(float(scale), layer.given[0], rtol=1e-5) and int(point) == layer.given[1]:
+            own = f"\n %moved = coreai.constant dense<{int(point) + 1}> : tensor<si8>"
+            line = found[0].replace(f", {found[2]},", ", %moved,")
+            changed = text[: found.start()] + own + line + text[found.end() :]
+            made = type(program)._from_mlir_module(Module.parse(changed, module.context))
+            shutil.rmtree(artifact)
+            made.save_asset(artifact)
             return
     raise AssertionError(f"the grid of {layer.name} is not in {artifact}")
 

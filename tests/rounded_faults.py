@@ -200,6 +200,21 @@ def turn_axis_coreml(artifact: Path) -> None:
     path.write_bytes(spec.SerializeToString(deterministic=True))
 
 
+def other_places_coreml(artifact: Path) -> None:
+    """Let each number of a weight be the one beside it in the palette."""
+    from coremltools.proto import Model_pb2
+
+    def turn(places: np.ndarray) -> None:
+        places ^= 0x11  # two in a byte
+
+    spec = Model_pb2.Model()
+    spec.ParseFromString((artifact / "Data" / "com.apple.CoreML" / "model.mlmodel").read_bytes())
+    main = spec.mlProgram.functions["main"]
+    operations = main.block_specializations[main.opset].operations
+    operation = next(o for o in operations if o.type == "constexpr_lut_to_dense")
+    change_blob(artifact, parameters(operation)["indices"], np.uint8, turn)
+
+
 def weight_file(artifact: Path) -> Path:
     return artifact / "Data" / "com.apple.CoreML" / "weights" / "weight.bin"
 
@@ -216,6 +231,7 @@ FAULTS: dict[tuple[str, str], dict[str, Callable[[Path], None]]] = {
         "swapped scales": swap_scales_coreml,
         "axis": lambda a: replace_integers(weight_file(a), "w4", across, "coreml"),
     },
+    ("coreml", "p4"): {"places": other_places_coreml},
     ("executorch:coreml", "w8"): {
         "zero point": lambda a: replace_integers(a, "w8", shifted, "executorch:coreml"),
         "axis": lambda a: replace_integers(a, "w8", across, "executorch:coreml"),

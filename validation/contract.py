@@ -22,6 +22,7 @@ Array = NDArray[Any]
 PICTURE = "picture"  # an input or output that is a uint8 picture, (H, W, 3) in RGB order or (H, W) in grey
 JUDGED = "rounded"  # the numerics that verdicts are judged with, where an artifact leaves them open
 PROBABILITIES = "probabilities"  # an output that is the softmax of the original's
+INTERPRETED = "an interpreter computes it here, whose time says nothing of a device"
 
 
 @dataclass(frozen=True)

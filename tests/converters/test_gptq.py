@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lvexport.converters.compression import compress, form_of, recovered, weights
+from lvexport.converters.compression import compress, form_of, recovered, requantize, weights
 from lvexport.converters.contract import Integers
 from lvexport.converters.derived import constant
 from lvexport.converters.gptq import fit, fitted
-from lvexport.converters.recipes import KERNELS_W4, W4
+from lvexport.converters.palettes import recovered_palette
+from lvexport.converters.recipes import KERNELS_W4, P4, W4
 
-FORMS = (W4.weights, KERNELS_W4.weights)
+FORMS = (W4.weights, KERNELS_W4.weights, P4.weights)
 
 
 class Net(nn.Module):
@@ -78,7 +79,7 @@ def test_every_weight_is_on_its_grid(form: Integers, net: nn.Module) -> None:
     assert len(found) == 6
     for node in found:
         own, value = form_of(node.users, form), constant(module, node)
-        quantized = recovered(value, form)
+        quantized = recovered_palette(value, own) if own.palette else recovered(value, form)
         assert quantized is not None
         assert quantized.bits == own.bits
         assert torch.allclose(quantized.restored(), value)
@@ -90,4 +91,4 @@ def test_what_no_scale_reaches_is_rounded_to_the_nearest() -> None:
     weight, shared = torch.randn(6, 64), torch.randn(64, 1)
     total = (shared @ shared.T)[None].double()
     found = fitted(weight.double(), total, Integers(4, 32))
-    assert (found.data.reshape(6, 2, 32).abs().amax(-1) == 7).all()
+    assert torch.allclose(requantize(found, Integers(4, 32)).restored(), found)

@@ -72,6 +72,7 @@ def test_the_main_job_and_planted_faults(lvexport: Run, tmp_path: Path) -> None:
     assert rounded.verdict.interval is not None
     assert set(rounded.verdict.interval.sqnr_db) == {"exact", "rounded", "pessimistic"}
     integers = bundle / (rounded.path or "")
+    assert b"debugSymbolToOperationPath" not in integers.read_bytes()
     FAULTS[TARGET, "w8"]["axis"](integers)
     record_again(bundle, integers.name)
     done = lvexport("verify", integers)

@@ -18,7 +18,7 @@ from lvexport.plan import Plan, cells
 from tests.integer_faults import FAULTS, Fault, with_fault, wrong_zero_point
 from tests.networks import SIDE, small, with_outliers
 
-TARGETS = ("coreml", "executorch", "onnx", "tflite")
+TARGETS = ("coreai", "coreml", "executorch", "executorch:coreml", "onnx", "tflite")
 WIDE_TARGETS = ("onnx", "tflite", "tflm")
 
 
@@ -102,7 +102,7 @@ def test_the_choice_is_measured_beside_others(made: lvexport.Bundle, target: str
     assert single.on_front
     assert chosen.retrieval_agreement >= 0.95
     assert chosen.retrieval_agreement > integers.retrieval_agreement
-    if target == "coreml" and "interpreter" in front.runtime:
+    if target.endswith("coreml") and "interpreter" in front.runtime:
         assert front.untimed is not None
         assert {p.latency for p in front.points} == {None}
     else:
@@ -221,7 +221,7 @@ def test_a_fault_in_one_layer_of_sixteen_bits_is_named(
     [
         ("executorch", "XNNPACK has no type for 16-bit activations"),
         ("coreml", "quantize makes 8-bit integers and no others"),
-        ("coreai", "does not quantize the activations of this target"),
+        ("coreai", "quantize makes integers of 8 bits at most"),
     ],
 )
 def test_targets_without_sixteen_bits_say_why(target: str, words: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lvexport.validation.integers.layers import Grid, Layer, digest
+from lvexport.validation.integers.layers import Grid, Layer, digest, placed
 
 _LAYERS = ("conv", "linear")
 _BY_AXIS = "constexpr_affine_dequantize"
-_SCALED = (_BY_AXIS, "constexpr_blockwise_shift_scale")
+_BY_PLACE = "constexpr_lut_to_dense"
+_SCALED = (_BY_AXIS, _BY_PLACE, "constexpr_blockwise_shift_scale")
 _SIGN = 128  # between the same whole numbers of eight bits with a sign and without
 _CLIPS = ("relu", "clip", "relu6")
-Weights = tuple[NDArray[Any], NDArray[np.float64]]  # integers, outputs first, and their scales
+Weights = tuple[NDArray[Any], NDArray[np.float64]]  # integers, outputs first, and their scales or numbers
 
 
 def layers(artifact: Path) -> Iterator[Layer]:
@@ -45,8 +47,24 @@ class _Block:
             scaled = self._producer(op, "weight") if op.type in _LAYERS else None
             if scaled is None or scaled.type not in _SCALED:
                 continue
-            data, scales = self._by_axis(scaled) if scaled.type == _BY_AXIS else self._in_blocks(scaled)
+            data, scales = self._weights(scaled)
             yield Layer(op.label, digest(data, 0), scales, self._before(op), self._behind(op))
+
+    def _weights(self, scaled: Any) -> Weights:
+        if scaled.type == _BY_PLACE:
+            return self._by_place(scaled)
+        return self._by_axis(scaled) if scaled.type == _BY_AXIS else self._in_blocks(scaled)
+
+    def _by_place(self, scaled: Any) -> Weights:
+        """Places among the numbers of a palette that are there; up to iOS 17 they are packed into bytes."""
+        from lvexport.validation.mil.packing import unpack
+
+        palette, places = self._value(scaled, "lut"), self._value(scaled, "indices")
+        if "shape" in scaled.inputs:
+            shape = tuple(map(int, self._value(scaled, "shape")))
+            places = unpack(places, math.prod(shape), palette.size.bit_length() - 1).reshape(shape)
+        data, numbers = placed(palette.reshape(-1)[places])
+        return data, numbers if palette.size == palette.shape[max(-2, -palette.ndim)] else numbers * np.nan
 
     def _by_axis(self, scaled: Any) -> Weights:
         data = self._value(scaled, "quantized_data")

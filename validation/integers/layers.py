@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 Grid = tuple[float, int]  # scale, zero point
 # Scales may have been rounded to half precision on the way, to 11 bits.
 _TOLERANCE = 2.0**-10
+_TINY = 2.0**-24  # the least number of half precision
 _PRINTED = 5e-7  # and flatc, by which ExecuTorch's delegates are read, prints six decimals
 
 
@@ -20,7 +21,8 @@ class Layer:
     """A convolution or linear layer with integer weights.
 
     ``digest``: of the weights, channel by channel and in each channel in order of size, so that it is the same in every
-    layout. ``scales``: (channels,), or those of one channel's blocks after the other's. ``given``, ``output``: grids of
+    layout. ``scales``: (channels,), or those of one channel's blocks after the other's, or the numbers of a palette, of
+    which the weights then are places. ``given``, ``output``: grids of
     what it takes and gives; None where none is there.
     """
 
@@ -44,6 +46,12 @@ def digest(weights: NDArray[np.int8], axis: int) -> str:
     """Of integer weights whose outputs are along an axis."""
     rows = np.sort(np.moveaxis(weights, axis, 0).reshape(weights.shape[axis], -1), axis=1)
     return hashlib.sha256(np.ascontiguousarray(rows, np.int8).tobytes()).hexdigest()
+
+
+def placed(weights: NDArray[np.floating]) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+    """A weight of few different numbers as places among these, and the numbers, the smallest first."""
+    numbers, places = np.unique(weights, return_inverse=True)
+    return places.reshape(weights.shape).astype(np.int8), numbers.astype(np.float64)
 
 
 def nibbles(data: NDArray[np.uint8], count: int) -> NDArray[np.int8]:
@@ -100,11 +108,11 @@ def compare_weights(expected: Sequence[Layer], found: Sequence[Layer]) -> Compar
 def difference(expected: Layer, found: Layer) -> str | None:
     """What of a layer is not as it should be; None where all is."""
     if len(expected.scales) != len(found.scales):
-        return f"it has {len(found.scales)} scales and not {len(expected.scales)}"
+        return f"it has {len(found.scales)} scales or numbers and not {len(expected.scales)}"
     near = np.isclose(found.scales, expected.scales, rtol=_TOLERANCE, atol=0)
     if not np.all(near | (found.scales == in_half(expected.scales))):  # of small ones half keeps fewer bits
-        worst = int(np.argmax(np.abs(found.scales / expected.scales - 1)))
-        return f"scale {worst} is {found.scales[worst]:.6g} and not {expected.scales[worst]:.6g}"
+        worst = int(np.argmax(np.abs(found.scales - expected.scales) / np.maximum(np.abs(expected.scales), _TINY)))
+        return f"scale or number {worst} is {found.scales[worst]:.6g} and not {expected.scales[worst]:.6g}"
     return apart("what it is given", expected.given, found.given) or apart(
         "what it gives", expected.output, found.output
     )

@@ -23,16 +23,23 @@ def layers(artifact: Path) -> Iterator[Layer]:
         scaled = graph.producers.get(node.input[1]) if node.op_type in _LAYERS else None
         if scaled is None or scaled.op_type != "DequantizeLinear" or scaled.input[0] not in graph.constants:
             continue
-        data, scales = graph.constants[scaled.input[0]], graph.constants[scaled.input[1]]
+        data, scales = signed(graph.constants[scaled.input[0]]), graph.constants[scaled.input[1]]
         axis = next((a.i for a in scaled.attribute if a.name == "axis"), 1)
         outputs = 0 if node.op_type == "Conv" or graph.transposed(node) else data.ndim - 1
         if scales.shape != (data.shape[outputs],) or axis != outputs:
             scales = np.full(data.shape[outputs], np.nan)  # a scale for something else than each output
-        if len(scaled.input) > 2 and graph.constants[scaled.input[2]].any():
+        if len(scaled.input) > 2 and signed(graph.constants[scaled.input[2]]).any():
             scales = scales * np.nan
         yield Layer(
             node.name, digest(data, outputs), np.asarray(scales, np.float64), graph.before(node), graph.behind(node)
         )
+
+
+def signed(integers: Array) -> Array:
+    """8-bit integers counted from -128 on, where they are counted from 0."""
+    if integers.dtype != np.uint8:
+        return integers
+    return np.asarray(integers.astype(np.int16) + np.iinfo(np.int8).min).astype(np.int8)
 
 
 class _Graph:
@@ -63,5 +70,5 @@ class _Graph:
 
     def _grid(self, node: Any) -> Grid:
         scale = self.constants[node.input[1]]
-        zero_point: Array = self.constants[node.input[2]] if len(node.input) > 2 else np.zeros(1)
+        zero_point: Array = signed(self.constants[node.input[2]]) if len(node.input) > 2 else np.zeros(1)
         return float(scale.reshape(-1)[0]), int(zero_point.reshape(-1)[0])

@@ -15,6 +15,7 @@ READERS = {
     "onnx": "onnx",
     "executorch": "executorch",
     "coreml": "coreml",
+    "coreai": "coreai",
     "executorch:coreml": "executorch_coreml",
 }
 

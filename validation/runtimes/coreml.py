@@ -15,6 +15,7 @@ import numpy as np
 
 from lvexport.converters.contract import TensorSpec
 from lvexport.validation.contract import (
+    INTERPRETED,
     JUDGED,
     PICTURE,
     PROBABILITIES,
@@ -28,7 +29,6 @@ from lvexport.validation.contract import (
 from lvexport.validation.watching import NUMERICS, Watched, new_state
 
 ON_MACOS = sys.platform == "darwin"
-_UNTIMED = "an interpreter computes it here, whose time says nothing of a device"
 
 
 class CoreMLSession:
@@ -102,7 +102,7 @@ class CoreML:
             import platform
 
             return Availability(True, f"Core ML on macOS {platform.mac_ver()[0]} (coremltools {tools})")
-        return Availability(True, f"lvexport MIL reference interpreter (torch {version('torch')})", untimed=_UNTIMED)
+        return Availability(True, f"lvexport MIL reference interpreter (torch {version('torch')})", untimed=INTERPRETED)
 
     def load(self, artifact: Path, threads: int) -> CoreMLSession:
         import torch

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lvexport.validation import delegate, pte
-from lvexport.validation.contract import JUDGED, Array, ArtifactError, Availability, Description, Overflow
+from lvexport.validation.contract import INTERPRETED, JUDGED, Array, ArtifactError, Availability, Description, Overflow
 from lvexport.validation.watching import NUMERICS, Watched
 
 _BACKEND = "CoreMLBackend"
@@ -104,7 +104,8 @@ class ExecuTorchCoreML:
         except PackageNotFoundError:
             reason = "executorch or coremltools is not installed: pip install 'lvexport[executorch,coreml]'"
             return Availability(False, "lvexport MIL reference interpreter", reason)
-        return Availability(True, f"lvexport MIL reference interpreter (torch {version('torch')}), package taken out")
+        name = f"lvexport MIL reference interpreter (torch {version('torch')}), package taken out"
+        return Availability(True, name, untimed=INTERPRETED)
 
     def load(self, artifact: Path, threads: int) -> DelegateSession:
         import torch
