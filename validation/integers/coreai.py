@@ -63,7 +63,8 @@ class _Program:
     def _weights(self, scaled: Any) -> Weights:
         data, factors = (self._numbers(operand) for operand in list(scaled.operands)[:2])
         if scaled.name == _LOOKED_UP:
-            return placed(factors.reshape(-1)[data])
+            places, numbers = placed(factors.reshape(-1)[data])
+            return places, numbers if factors.size == factors.shape[-2] else numbers * np.nan
         scales = factors.astype(np.float64)
         shifted = any(np.any(self._numbers(operand)) for operand in list(scaled.operands)[2:])
         if len(scales) != len(data) or shifted:
@@ -86,8 +87,8 @@ class _Program:
         return operation.name == _ADD and any(_is_constant(_maker(operand)) for operand in operation.operands)
 
     def _grid(self, rounding: Any) -> Grid:
-        _, scale, point, *_ = rounding.operands
-        return float(self._numbers(scale).reshape(-1)[0]), int(self._numbers(point).reshape(-1)[0])
+        scale, point, added = (self._numbers(operand).reshape(-1)[0] for operand in list(rounding.operands)[1:4])
+        return float("inf" if added else scale), int(point)  # with another addend it would be no grid of ours
 
     def _numbers(self, value: Any) -> NDArray[Any]:
         """Those of a constant."""

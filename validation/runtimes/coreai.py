@@ -17,6 +17,7 @@ from lvexport.validation.contract import Array, ArtifactError, Availability, Des
 
 _PROGRAM, _HASH = "main.mlirb", "main.hash"  # coreai.authoring.AIProgram.save_asset writes both
 _ENTRY = "main"
+_UNTIMED = "Core AI's runtime for Linux computes on one processor core, whose time says nothing of a device"
 
 
 class CoreAISession:
@@ -53,8 +54,8 @@ class CoreAIRuntime:
         if sys.platform == "darwin":
             import platform
 
-            name += f" on macOS {platform.mac_ver()[0]}"
-        return Availability(True, name)
+            return Availability(True, f"{name} on macOS {platform.mac_ver()[0]}")
+        return Availability(True, name, untimed=_UNTIMED)
 
     def load(self, artifact: Path, threads: int) -> CoreAISession:
         """``threads`` is not heeded: the runtime takes no such number, and computes on one."""
