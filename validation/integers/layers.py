@@ -107,12 +107,13 @@ def compare_weights(expected: Sequence[Layer], found: Sequence[Layer]) -> Compar
 
 def difference(expected: Layer, found: Layer) -> str | None:
     """What of a layer is not as it should be; None where all is."""
+    what = "scale" if np.all(expected.scales >= 0) else "palette number"  # a scale is never negative
     if len(expected.scales) != len(found.scales):
-        return f"it has {len(found.scales)} scales or numbers and not {len(expected.scales)}"
+        return f"it has {len(found.scales)} {what}s and not {len(expected.scales)}"
     near = np.isclose(found.scales, expected.scales, rtol=_TOLERANCE, atol=0)
     if not np.all(near | (found.scales == in_half(expected.scales))):  # of small ones half keeps fewer bits
         worst = int(np.argmax(np.abs(found.scales - expected.scales) / np.maximum(np.abs(expected.scales), _TINY)))
-        return f"scale or number {worst} is {found.scales[worst]:.6g} and not {expected.scales[worst]:.6g}"
+        return f"{what} {worst} is {found.scales[worst]:.6g} and not {expected.scales[worst]:.6g}"
     return apart("what it is given", expected.given, found.given) or apart(
         "what it gives", expected.output, found.output
     )
