@@ -28,7 +28,7 @@ def with_integers(program: ExportedProgram, integers: Integers) -> ExportedProgr
 
     def spell_weights(module: GraphModule) -> None:
         for node in list(weights(module)):
-            value, form, behind = constant(module, node), form_of(node.users, integers), next(iter(node.users))
+            value, form, behind = constant(module, node), form_of(node.users, integers), node.next
             assert value is not None
             if form.palette and (places := recovered_palette(value, form)) is not None:
                 # The converter looks for the words indices and lut in the names of these.

@@ -67,10 +67,13 @@ def nearest_palette(weight: Tensor, counts: Tensor, integers: Integers) -> Tenso
 
 def from_palette(numbers: Tensor, palette: Tensor) -> Tensor:
     """Each of some numbers as the nearest of a palette."""
-    return palette[torch.bucketize(numbers.contiguous(), (palette[1:] + palette[:-1]) / 2)]
+    return palette[_places(numbers, palette)]
+
+
+def _places(numbers: Tensor, palette: Tensor) -> Tensor:
+    return torch.bucketize(numbers.contiguous(), (palette[1:] + palette[:-1]) / 2)
 
 
 def _placed(weight: Tensor, palette: Tensor, bits: int) -> Palettized:
-    bounds = (palette[1:] + palette[:-1]) / 2
-    places = torch.bucketize(weight.detach().contiguous().to(palette.dtype), bounds)
+    places = _places(weight.detach().to(palette.dtype), palette)
     return Palettized(places.to(torch.uint8), palette.float(), bits)
