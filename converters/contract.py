@@ -67,11 +67,12 @@ class Budget:
     """What rounding to integers may cost.
 
     ``drop``: of accuracy, as a share of all inputs, where their classes are known. ``retrieval``: the agreement that is
-    left at least.
+    left at least, ``among`` so many inputs, where that says more than those it was found over.
     """
 
     drop: float = 0.01
     retrieval: float = 0.95
+    among: int = 0
 
 
 BUDGET = Budget()
@@ -85,7 +86,8 @@ class Recipe:
     whole numbers that convolutions and linear layers are given and give; None where these stay floating point.
     ``fitted``: weights are rounded so that what layers give over calibration inputs stays.
     ``gates``: the target computes x·sigmoid(x) between two such layers in whole numbers too.
-    ``mixed``: only as many of these layers as a budget allows. ``requires`` has the values that an option of the target
+    ``mixed``: only as many of these layers as a budget allows; ``narrow``: of which as many as it then allows have
+    weights of 4 bits. ``requires`` has the values that an option of the target
     may then have, the first of them the default. ``dynamic``: the target may compute layers with integer weights in
     integers, and then rounds what they take as it comes (:func:`rounds_activations`). ``squares``: squares of
     activations stay in the range in which the target computes them. ``method``: in a few words, how the target does it.
@@ -98,6 +100,7 @@ class Recipe:
     fitted: bool = False
     activations: int | None = None
     mixed: bool = False
+    narrow: bool = False
     gates: bool = False
     dynamic: bool = False
     squares: bool = True

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lvexport.converters.contract import Captured, Choice, Notes, Request
-from lvexport.converters.recipes import INTEGERS, P4, STATIC, WIDENED
+from lvexport.converters.recipes import INTEGERS, NARROW, P4, STATIC, WIDENED
 
 # How its compiler names the larger constants of a program.
 _CONSTANT = re.compile(r"\bresource_(\d+)\b")
@@ -28,7 +28,7 @@ class CoreAI:
     distributions = ("coreai-torch",)
     modules = ("coreai_torch",)
     seconds = 7
-    recipes = WIDENED | INTEGERS | {P4.name: P4} | STATIC
+    recipes = WIDENED | INTEGERS | {P4.name: P4} | STATIC | NARROW
     refusals: Mapping[str, str] = MappingProxyType({"w8a16": _NO_WORDS})
     options: Mapping[str, Choice] = MappingProxyType({})
 

@@ -12,6 +12,7 @@ from lvexport.converters.compression import form_of, recovered, weights
 from lvexport.converters.contract import Integers
 from lvexport.converters.derived import examples, rewritten
 from lvexport.converters.palettes import recovered_palette
+from lvexport.converters.quantization.forms import bits
 from lvexport.converters.quantization.grids import QUANTIZED
 from lvexport.converters.rewrites.graph import call, calls, constant, keep, prune, replace
 from lvexport.converters.rewrites.layers import column
@@ -66,7 +67,8 @@ def spell_roundings(module: GraphModule) -> None:
         data, factors = (constant(module, of) for of in node.args[:2])
         assert data is not None
         assert factors is not None
-        replace(node, scaled(module, node, data, column(factors, data), torch.int8))
+        kind = getattr(torch, f"int{bits(node)}")
+        replace(node, scaled(module, node, data, column(factors, data), kind))
     prune(module)
 
 

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from lvexport.converters.contract import Captured, Choice, ConversionError, Notes, Request
-from lvexport.converters.mlpackage import MIN_IOS, NO_WORDS, PRECISIONS, RECIPES, STATIC, compressed, finish
+from lvexport.converters.mlpackage import MIN_IOS, NO_WORDS, PRECISIONS, RECIPES, STATIC, compressed, finish, weights_of
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -39,7 +39,11 @@ class CoreML:
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:
         import coremltools as ct
 
+        from lvexport.converters.quantization.forms import with_narrow_numbers
+
         program = captured.program()
+        if request.recipe.narrow:
+            program = with_narrow_numbers(program)
         arguments: dict[str, Any] = {
             "convert_to": "mlprogram",
             "minimum_deployment_target": getattr(ct.target, f"iOS{request.options['min_ios']}"),
@@ -52,8 +56,9 @@ class CoreML:
         else:
             arguments |= tensor_interface(captured)
         model, route = convert_program(program, arguments)
-        if request.recipe.weights is not None and request.recipe.activations is None:
-            model = compressed(model, request.recipe.weights)
+        integers = weights_of(request.recipe)
+        if integers is not None:
+            model = compressed(model, integers)
         model.save(str(out))
         finish(out, model.get_spec())
         return Notes(route)

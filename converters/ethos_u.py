@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lvexport.converters.contract import Captured, Choice, ConversionError, Notes, Request
-from lvexport.converters.recipes import GATED, NO_FLOATS, WIDE
+from lvexport.converters.recipes import GATED, NO_FLOATS, NO_NARROW, WIDE
 from lvexport.converters.vela import KIB, OPTIONS, Summary, check_limits, compile_file
 
 _COMMANDS = "ethos-u"  # the custom operator that stands for what the accelerator does
@@ -31,7 +31,7 @@ class EthosU:
     modules = ("litert_torch",)
     seconds = 19
     recipes = GATED | WIDE
-    refusals: Mapping[str, str] = MappingProxyType(NO_FLOATS)
+    refusals: Mapping[str, str] = MappingProxyType(NO_FLOATS | NO_NARROW)
     options: Mapping[str, Choice] = OPTIONS
 
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:

@@ -27,6 +27,7 @@ _NO_WORDS = (
     "XNNPACK has no type for 16-bit activations; ExecuTorch's backends that have one, such as Arm's and Qualcomm's, do "
     "not run on the machine that builds, so that nothing could be verified"
 )
+_NO_NARROW = "XNNPACK's layers with 4-bit weights round activations as they come, and take no fixed grids for them"
 
 
 class ExecuTorch:
@@ -45,7 +46,7 @@ class ExecuTorch:
     modules = ("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch.exir")
     seconds = 28
     recipes = WIDENED | {"w8": rounding_activations(W8), "w4": rounding_activations(KERNELS_W4)} | GATED
-    refusals: Mapping[str, str] = MappingProxyType(NO_PALETTES | {"w8a16": _NO_WORDS})
+    refusals: Mapping[str, str] = MappingProxyType(NO_PALETTES | {"w8a16": _NO_WORDS, "w4a8": _NO_NARROW})
     options: Mapping[str, Choice] = MappingProxyType({})
 
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:

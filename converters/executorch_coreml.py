@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lvexport.converters.contract import Captured, Choice, ConversionError, Integers, Notes, Request
-from lvexport.converters.mlpackage import MIN_IOS, NO_WORDS, PRECISIONS, RECIPES, STATIC, compressed, finish
+from lvexport.converters.mlpackage import MIN_IOS, NO_WORDS, PRECISIONS, RECIPES, STATIC, compressed, finish, weights_of
 
 # The names that ExecuTorch's backends/apple/coreml/compiler/coreml_preprocess.py gives the parts of a delegate's bytes.
 _PACKAGE, _METADATA = "model.mlpackage", "metadata.json"
@@ -42,14 +42,17 @@ class ExecuTorchCoreML:
         from executorch.backends.apple.coreml.partition import CoreMLPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
+        from lvexport.converters.quantization.forms import with_narrow_numbers
+
         specs = CoreMLBackend.generate_compile_specs(
             minimum_deployment_target=getattr(ct.target, f"iOS{request.options['min_ios']}"),
             compute_precision=getattr(ct.precision, PRECISIONS[request.recipe.significand_bits]),
         )
         partitioner = CoreMLPartitioner(compile_specs=specs)
-        edge = to_edge_transform_and_lower(captured.program(), partitioner=[partitioner])
-        # Where activations are rounded too, the program says itself what is integers in it.
-        integers = request.recipe.weights if request.recipe.activations is None else None
+        program, integers = captured.program(), weights_of(request.recipe)
+        if request.recipe.narrow:
+            program = with_narrow_numbers(program)
+        edge = to_edge_transform_and_lower(program, partitioner=[partitioner])
         for module in delegates(edge):
             module._processed_bytes = finished(module.processed_bytes, integers)
         out.write_bytes(edge.to_executorch().buffer)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lvexport.converters import apart
 from lvexport.converters.contract import Captured, Choice, ConversionError, Delegation, Notes, Request
-from lvexport.converters.recipes import NO_FLOATS, STATIC, WIDE
+from lvexport.converters.recipes import NO_FLOATS, NO_NARROW, STATIC, WIDE
 from lvexport.converters.vela import KIB, OPTIONS, Summary, check_limits, compile_file
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class ExecuTorchEthosU:
     modules = ("executorch.exir",)
     seconds = 50
     recipes = STATIC
-    refusals: Mapping[str, str] = MappingProxyType(NO_FLOATS | dict.fromkeys(WIDE, _NO_WIDE))
+    refusals: Mapping[str, str] = MappingProxyType(NO_FLOATS | NO_NARROW | dict.fromkeys(WIDE, _NO_WIDE))
     options: Mapping[str, Choice] = OPTIONS
 
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:

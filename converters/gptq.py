@@ -43,8 +43,9 @@ def fit(module: GraphModule, batches: Sequence[Batch], integers: Integers) -> No
         own.take(node)
         if node in rounded:
             weight = rounded[node]
-            total, lost = moments(module, node, own.of[node.args[0]], changed.of[node.args[0]])
-            found = fitted(aimed(numbers(module, weight), total, lost), total, form_of(weight.users, integers))
+            value = numbers(module, weight)
+            total, lost = moments(node, value.shape, own.of[node.args[0]], changed.of[node.args[0]])
+            found = fitted(aimed(value, total, lost), total, form_of(weight.users, integers))
             changed.put(weight, found)
         changed.take(node)
         if node in rounded and has_own_bias(module, node):
@@ -71,7 +72,10 @@ class Values:
         elif node.op == "get_attr":
             self.of[node] = [constant(self.module, node)] * self.count
         elif node.op == "call_function":
-            self.of[node] = [called(node, self.of, i) for i in range(self.count)]
+            self.of[node] = [called(node, node.target, self.of, i) for i in range(self.count)]
+        elif node.op == "call_module":
+            target = self.module.get_submodule(str(node.target))
+            self.of[node] = [called(node, target, self.of, i) for i in range(self.count)]
 
     def put(self, node: Node, value: Tensor) -> None:
         """Change the numbers of a constant, here and in the program; others that have read it keep what they read."""
@@ -96,10 +100,10 @@ def last_uses(module: GraphModule) -> dict[Node, list[Node]]:
     return found
 
 
-def called(node: Node, values: Mapping[Node, list[Any]], i: int) -> Any:
+def called(node: Node, target: Any, values: Mapping[Node, list[Any]], i: int) -> Any:
     """What an operation gives for one of the inputs."""
     args = map_arg(node.args, lambda n: values[n][i])
-    return node.target(*args, **map_arg(node.kwargs, lambda n: values[n][i]))  # type: ignore[operator]
+    return target(*args, **map_arg(node.kwargs, lambda n: values[n][i]))
 
 
 def numbers(module: GraphModule, node: Node) -> Tensor:
@@ -126,14 +130,12 @@ def shift(layer: Node, own: Sequence[Tensor], changed: Sequence[Tensor]) -> Tens
     return torch.stack(apart).double().mean(0)
 
 
-def moments(
-    module: GraphModule, layer: Node, own: Iterable[Tensor], changed: Iterable[Tensor]
-) -> tuple[Tensor, Tensor]:
+def moments(layer: Node, shape: torch.Size, own: Iterable[Tensor], changed: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Σ x xᵀ and Σ (x0 - x) xᵀ, (groups, K, K) each: of the K numbers that outputs are sums over.
 
-    x is what they are when layers before are rounded, and x0 without that; in the order of a weight's columns.
+    x is what they are when layers before are rounded, and x0 without that; in the order of the columns of the weight,
+    which has that ``shape``.
     """
-    shape = numbers(module, layer.args[1]).shape  # type: ignore[arg-type]
     groups, columns = arguments(layer).get("groups", 1), shape[1:].numel()
     total, lost = (torch.zeros(groups, columns, columns, dtype=torch.double) for _ in range(2))
     for some in together(zip(own, changed, strict=True), PLACES // places(layer)):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lvexport.converters import recipes
-from lvexport.converters.contract import Choice, Integers
+from lvexport.converters.contract import Choice, Integers, Recipe
 from lvexport.converters.recipes import FLOATS, HALF_BITS, P4, SINGLE_BITS, W4, W8, halved
 
 # Bits of the significand → what coremltools calls the precision of the arithmetic.
@@ -28,6 +28,8 @@ INTEGERS = {
 RECIPES = FLOATS | INTEGERS
 # Operations that round activations are there from iOS 17 on (coremltools, converters/mil/mil/ops/defs/iOS17).
 STATIC = {name: replace(halved(recipe), requires={"min_ios": ("17", "18")}) for name, recipe in recipes.STATIC.items()}
+STATIC |= {name: replace(halved(recipe), requires={"min_ios": ("18",)}) for name, recipe in recipes.NARROW.items()}
+_NARROW = Integers(4, half=True)  # a scale for each output channel
 NO_WORDS = "Core ML's operation quantize makes 8-bit integers and no others, so 16-bit activations have no form there"
 # How far a number may be from a whole multiple of its scale, in scales, to stand for it: half precision rounds both.
 _ON_GRID = 0.25
@@ -63,6 +65,16 @@ def compressed(model: Any, integers: Integers) -> Any:
             configs[name] = config(of.val, form)
     scaled = cto.linear_quantize_weights(model, cto.OptimizationConfig(op_name_configs=configs))
     return cto.palettize_weights(scaled, cto.OptimizationConfig(op_name_configs=palettes)) if palettes else scaled
+
+
+def weights_of(recipe: Recipe) -> Integers | None:
+    """What the weights that a program has as numbers are integers of; None where it says itself what is integers.
+
+    With integer activations it does, but for those of 4 bits, for which coremltools reads no operation.
+    """
+    if recipe.activations is None:
+        return recipe.weights
+    return _NARROW if recipe.narrow else None
 
 
 def is_weight(name: str, constant: Any) -> bool:

@@ -12,6 +12,9 @@ from lvexport.converters.recipes import NO_PALETTES, RECIPES
 
 # Simplifying may merge constants, which rounds a few numbers anew; anything beyond a few last places is a change.
 _SIMPLIFIED_TOLERANCE = 1e-5
+_REFUSALS = NO_PALETTES | {
+    "w4a8": "ONNX Runtime multiplies 4-bit weights in floating point only, so that integers would compute nothing"
+}
 EIGHT = 8  # bits, which integers had in the first opset that had any
 
 
@@ -25,8 +28,8 @@ class Onnx:
     distributions = ("onnx", "onnxscript", "onnxsim", "onnxruntime")
     modules = ("torch.onnx", "onnxscript", "onnxsim", "onnxruntime")
     seconds = 11
-    recipes: Mapping[str, Recipe] = {name: recipe for name, recipe in RECIPES.items() if name not in NO_PALETTES}
-    refusals: Mapping[str, str] = MappingProxyType(NO_PALETTES)
+    recipes: Mapping[str, Recipe] = {name: recipe for name, recipe in RECIPES.items() if name not in _REFUSALS}
+    refusals: Mapping[str, str] = MappingProxyType(_REFUSALS)
     options: Mapping[str, Choice] = MappingProxyType({})
 
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:

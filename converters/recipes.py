@@ -62,6 +62,13 @@ MIXED = Recipe(
     mixed=True,
     method="int8, static, with floats",
 )
+W4A8 = replace(
+    MIXED,
+    name="w4a8",
+    summary="as mixed, with as many weights in 4-bit integers as keep the budget, fitted over calibration inputs",
+    narrow=True,
+    method="int8 × int4, static, with floats",
+)
 
 # LiteRT and XNNPACK compute linear layers with 4-bit weights in blocks of 32 channels, or with one scale for each
 # output, and so convolutions that are linear at every place. LiteRT has kernels of its own for other convolutions with
@@ -79,13 +86,16 @@ INTEGERS = {recipe.name: recipe for recipe in (W8, W4)}
 STATIC = {recipe.name: recipe for recipe in (W8A8, MIXED)}
 GATED = {name: replace(recipe, gates=True) for name, recipe in STATIC.items()}  # TensorFlow Lite and XNNPACK
 WIDE = {W8A16.name: W8A16}
-RECIPES = FLOATS | INTEGERS | {recipe.name: recipe for recipe in (P4, W8A8, W8A16, MIXED)}
+NARROW = {W4A8.name: W4A8}
+GATED_NARROW = {W4A8.name: replace(W4A8, gates=True)}
+RECIPES = FLOATS | INTEGERS | {recipe.name: recipe for recipe in (P4, W8A8, W8A16, MIXED, W4A8)}
 ALIASES = {"16": "fp16", "8": "w8a8", "int8": "w8a8"}
 
 NO_FLOATS = dict.fromkeys(
     (*FLOATS, *INTEGERS, P4.name),
     "microcontrollers compute in integers, for which activations have to be rounded as well",
 )
+NO_NARROW = {W4A8.name: "Vela, which compiles for Ethos-U, takes weights of 8 bits and no fewer"}
 NO_PALETTES = {P4.name: "its format has no constants that stand for places in a palette"}
 
 

@@ -12,6 +12,7 @@ from lvexport.converters.recipes import (
     FP16,
     FP32,
     GATED,
+    GATED_NARROW,
     KERNELS_W4,
     NO_PALETTES,
     W8,
@@ -40,6 +41,7 @@ class TFLite:
         {"fp32": FP32, "fp16": replace(FP16, squares=True, method="float16 weights"), "w8": rounding_activations(W8)}
         | {"w4": replace(rounding_activations(KERNELS_W4), requires={"activations": (DYNAMIC,)})}
         | GATED
+        | GATED_NARROW
         | {"w8a16": replace(W8A16, requires={"int8_io": ("no",)})}
     )
     refusals: Mapping[str, str] = MappingProxyType(NO_PALETTES)
@@ -60,8 +62,10 @@ class TFLite:
             return Notes("torch.export")
         if request.recipe.activations is not None:
             from lvexport.converters.tflite_integers import write_layers
+            from lvexport.converters.tflite_weights import narrow
 
-            write_layers(captured.program(), out, floats=request.options["int8_io"] == "no")
+            edit = narrow if request.recipe.narrow else None
+            write_layers(captured.program(), out, floats=request.options["int8_io"] == "no", edit=edit)
             return Notes("torch.export")
         model = litert_torch.convert(*captured.module())
         if request.recipe.name == "fp32":

@@ -28,7 +28,7 @@ _BUILTIN = schema.BuiltinOperator
 OUTPUTS = {_BUILTIN.CONV_2D: 0, _BUILTIN.FULLY_CONNECTED: 0, _BUILTIN.DEPTHWISE_CONV_2D: 3}
 # The versions of layers with 4-bit weights for inputs in floating point, and of the operator below.
 _FOUR_BITS = {_BUILTIN.CONV_2D: 7, _BUILTIN.FULLY_CONNECTED: 12}
-_FOUR = 4
+_FOUR, _LARGEST_OF_FOUR = 4, 7
 _PER_CHANNEL = 5  # the version of DEQUANTIZE from which on it takes a scale for each channel (register.cc)
 
 
@@ -81,6 +81,18 @@ def write_integers(single: Path, integers: Integers, dynamic: bool, out: Path) -
 
 def rounded(model: Any, graph: Any, integers: Integers) -> Iterator[Weight]:
     """The constants that layers take as weights and nothing else takes, with the integers that they stand for."""
+    for tensor, kind, users in constants(model, graph):
+        if graph.tensors[tensor].type == schema.TensorType.FLOAT32:
+            value = numbers(model, graph, tensor, np.dtype(np.float32))
+            found = recovered(torch.from_numpy(outputs_first(value, kind).copy()), integers)
+            if found is not None and not is_kept(found):
+                found = None
+            if value.size > SMALLEST:
+                yield Weight(tensor, users, kind, value.size, found)
+
+
+def constants(model: Any, graph: Any) -> Iterator[tuple[int, int, tuple[Any, ...]]]:
+    """The tensors that layers of one kind take as weights and nothing else takes, with that kind and the layers."""
     users: dict[int, list[tuple[Any, int]]] = {}
     for operator in graph.operators:
         for place, tensor in enumerate(operator.inputs):
@@ -90,14 +102,28 @@ def rounded(model: Any, graph: Any, integers: Integers) -> Iterator[Weight]:
         data = model.buffers[graph.tensors[tensor].buffer].data if tensor >= 0 else None
         if data is None or len(codes) > 1 or not codes <= OUTPUTS.keys() or {place for _, place in taken} != {1}:
             continue
-        if graph.tensors[tensor].type == schema.TensorType.FLOAT32:
-            kind = codes.pop()
-            value = np.frombuffer(bytes(data), np.float32).reshape(graph.tensors[tensor].shape)
-            found = recovered(torch.from_numpy(outputs_first(value, kind).copy()), integers)
-            if found is not None and not is_kept(found):
-                found = None
-            if value.size > SMALLEST:
-                yield Weight(tensor, tuple(operator for operator, _ in taken), kind, value.size, found)
+        yield tensor, codes.pop(), tuple(operator for operator, _ in taken)
+
+
+def numbers(model: Any, graph: Any, tensor: int, kind: np.dtype[Any]) -> NDArray[Any]:
+    """Those of a constant, of that kind."""
+    found = graph.tensors[tensor]
+    return np.frombuffer(bytes(model.buffers[found.buffer].data), kind).reshape(found.shape)
+
+
+def narrow(model: Any) -> None:
+    """Keep in 4 bits what they hold of the 8-bit weights that layers of integers take."""
+    graph = model.subgraphs[0]
+    for tensor, kind, users in list(constants(model, graph)):
+        if kind not in _FOUR_BITS or graph.tensors[tensor].type != schema.TensorType.INT8:
+            continue
+        value = numbers(model, graph, tensor, np.dtype(np.int8))
+        if value.size <= SMALLEST or np.abs(value).max() > _LARGEST_OF_FOUR:
+            continue
+        data = torch.from_numpy(outputs_first(value, kind).copy())
+        scale = torch.tensor(graph.tensors[tensor].quantization.scale, dtype=torch.float32).expand(len(data))
+        found = Quantized(data, scale.reshape(-1, *(1 for _ in data.shape[1:])), _FOUR)
+        store_four_bits(model, graph, Weight(tensor, users, kind, value.size, found))
 
 
 def is_kept(found: Quantized) -> bool:

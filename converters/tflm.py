@@ -16,6 +16,8 @@ from lvexport.converters.recipes import GATED, NO_FLOATS, WIDE
 LARGEST_ARENA = 2**30  # bytes
 ARENA_STEP = 16  # bytes: TFLM aligns its buffers so (tensorflow/lite/micro/micro_arena_constants.h)
 _NO_KERNEL = re.compile(r"Didn't find op for builtin opcode '(\w+)'")
+# tensorflow/lite/micro/kernels/fully_connected_common.cc refuses all others.
+_NO_NARROW = "TensorFlow Lite Micro's linear layers take 4-bit weights with one scale for all of a weight only"
 
 
 class TFLM:
@@ -27,7 +29,7 @@ class TFLM:
     modules = ("litert_torch",)
     seconds = 17
     recipes = GATED | WIDE
-    refusals: Mapping[str, str] = MappingProxyType(NO_FLOATS)
+    refusals: Mapping[str, str] = MappingProxyType(NO_FLOATS | {"w4a8": _NO_NARROW})
     options: Mapping[str, Choice] = MappingProxyType({})
 
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-SCHEMA_VERSION = "1.6"
+SCHEMA_VERSION = "1.7"
 
 
 class Part(BaseModel):
@@ -261,7 +261,8 @@ class QuantizationInfo(Part):
     floating point → the noise, over the signal, that rounding each alone adds. ``transitions``: tensors that go from
     floating point to integers, and back. ``equalised``: classes of channels that were scaled. ``exceeded``: tensors
     that left the range which calibration saw → by which share of it. ``steps``: of the search, ``within`` whether it
-    kept the budget; null where there was none. ``front``: what it chose, beside other artifacts that were measured.
+    kept the budget; null where there was none. ``narrow``: share of the numbers that integers of 4 bits hold.
+    ``front``: what it chose, beside other artifacts that were measured.
     """
 
     layers: int
@@ -273,6 +274,7 @@ class QuantizationInfo(Part):
     exceeded: dict[str, float]
     steps: tuple[StepInfo, ...]
     within: bool | None
+    narrow: float = 0.0
     calibration: CalibrationInfo
     front: FrontInfo | None = None
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from lvexport.calibration import Calibration
 from lvexport.compressing import Compressed, Program, rounding
-from lvexport.converters.quantization.settings import Settings
+from lvexport.converters.contract import Budget
+from lvexport.converters.quantization.settings import Loss, Settings
 from lvexport.converters.recipes import RECIPES
 from lvexport.feeding import load_outputs
 from lvexport.inputs import Sample
@@ -26,8 +27,13 @@ def settings_of(plan: Plan, cell: Cell, kept: int = 0) -> Settings:
     """How the layers of a cell's program are to be rounded."""
     recipe = cell.converter.recipes[cell.recipe]
     assert recipe.activations is not None
-    budget = plan.budget if recipe.mixed else None
-    return Settings(recipe.activations, plan.observer, recipe.mixed, budget, kept, recipe.gates)
+    budget = budget_of(plan) if recipe.mixed else None
+    return Settings(recipe.activations, plan.observer, recipe.mixed, budget, kept, recipe.gates, recipe.narrow)
+
+
+def budget_of(plan: Plan) -> Budget:
+    """What rounding may cost, among as many inputs as the verdict is taken over."""
+    return replace(plan.budget, among=plan.count(plan.source.imgsz))
 
 
 def network_of(plan: Plan, cell: Cell, kept: int = 0) -> str | None:
@@ -65,8 +71,8 @@ def quantize(
 def too_dear(references: Sequence[Array], outputs: Sequence[Array], labels: Sequence[int] | None, plan: Plan) -> bool:
     """Whether an artifact loses more than the budget, over the inputs that the search was made with."""
     kept = min(metrics.retrieval_agreement(r, m) for r, m in zip(references, outputs, strict=True))
-    if labels is None:
-        return kept < plan.budget.retrieval
-    truth = np.asarray(labels)
-    drop = metrics.accuracy(references[0], truth) - metrics.accuracy(outputs[0], truth)
-    return kept < plan.budget.retrieval or drop > plan.budget.drop
+    drop = None
+    if labels is not None:
+        before, after = (metrics.accuracy(of[0], np.asarray(labels)) for of in (references, outputs))
+        drop = before - after
+    return not Loss(len(references[0]), 0.0, drop, kept).within(budget_of(plan))

@@ -27,6 +27,8 @@ def line(a: ArtifactInfo, q: QuantizationInfo) -> str:
         f"{there} tensors go from floating point to integers and {back} back",
         f"calibrated with {q.calibration.count} inputs ({q.calibration.observer})",
     ]
+    if q.narrow:
+        parts.append(f"4 bits for {q.narrow:.1%} of the weights")
     if q.floating:
         parts.append(f"left in floating point, for the noise they add: {named(q.floating)}")
     return "; ".join(parts)

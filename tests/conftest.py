@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from lvexport.bundle import Bundle
 
@@ -35,10 +37,19 @@ def lvexport() -> Run:
 
 @pytest.fixture(scope="session")
 def demo_run(lvexport: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The main job on the demo weights, all targets and recipes, as a user types it: its bundle and what it printed."""
-    output = tmp_path_factory.mktemp("dist")
-    done = lvexport("mobilevit", "--weights", "demo", "--to", ALL, "--quantize", "fp32,fp16", "--output", output)
-    return output / "mobilevit_xxs-demo-64", done
+    """The main job on the demo weights, all targets and recipes, as a user types it: its bundle and what it printed.
+
+    Made once for all processes that run tests.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "demo"
+    output, said = shared / "dist", shared / "said.json"
+    typed = ("mobilevit", "--weights", "demo", "--to", ALL, "--quantize", "fp32,fp16", "--output", output)
+    with FileLock(base.parent / f"{shared.name}.lock"):
+        if not said.exists():
+            done = lvexport(*typed)
+            said.write_text(json.dumps([done.returncode, done.stdout, done.stderr]))
+    return output / "mobilevit_xxs-demo-64", subprocess.CompletedProcess(typed, *json.loads(said.read_text()))
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shutil
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from lvexport import golden
 from lvexport.bundle import GOLDEN
 from lvexport.manifest import ArtifactInfo
 from lvexport.validation.integers.layers import Layer, unpacked
+from tests.faults import record_again
 
 Fault = Callable[[Path, Layer], None]
 
@@ -196,28 +196,29 @@ def _coreai(artifact: Path, layer: Layer) -> None:
 FAULTS: tuple[Fault, ...] = (wrong_zero_point, swapped_scales, scales_along_another_axis)
 
 
-def accept(folder: Path, name: str) -> None:
-    """Let the manifest take a changed artifact for the one that was made, so that only the verdict can find it out."""
-    from lvexport import files
+def with_faults(
+    made: lvexport.Bundle, targets: Iterable[str], fault: Fault, folder: Path
+) -> dict[str, tuple[ArtifactInfo, Layer]]:
+    """What is found of the artifacts in a copy of a bundle, in each of which one layer is broken, and that layer."""
+    copy = folder / made.path.name
+    shutil.copytree(made.path, copy)
+    broken = {}
+    for found in (a for a in made.results if a.target in targets):
+        assert found.path is not None
+        assert found.network is not None
+        layers = unpacked(golden.layers(copy / GOLDEN, found.network))
+        shifted = [layer for layer in layers if layer.given is not None and layer.given[1] not in (0, -128)]
+        broken[found.target] = max(shifted or layers, key=lambda one: len(np.unique(one.scales)))
+        fault(copy / found.path, broken[found.target])
+        record_again(copy, found.path)
+    judged = {a.target: a for a in lvexport.verify(copy).results}
+    return {target: (judged[target], layer) for target, layer in broken.items()}
 
-    path = folder / "manifest.json"
-    manifest: dict[str, Any] = json.loads(path.read_text())
-    for row in manifest["artifacts"]:
-        if row["path"] == name:
-            row["sha256"] = files.digest(folder / name)
-    path.write_text(json.dumps(manifest))
 
-
-def with_fault(made: lvexport.Bundle, target: str, fault: Fault, tmp_path: Path) -> tuple[ArtifactInfo, Layer]:
-    """What is found of a copy of an artifact in which one layer is broken, and that layer."""
-    folder = tmp_path / "bundle"
-    shutil.copytree(made.path, folder)
-    found = next(a for a in made.results if a.target == target)
-    assert found.path is not None
-    assert found.network is not None
-    layers = unpacked(golden.layers(folder / GOLDEN, found.network))
-    shifted = [layer for layer in layers if layer.given is not None and layer.given[1] not in (0, -128)]
-    layer = max(shifted or layers, key=lambda one: len(np.unique(one.scales)))
-    fault(folder / found.path, layer)
-    accept(folder, found.path)
-    return lvexport.verify(folder / found.path).results[0], layer
+def assert_named(judged: ArtifactInfo, layer: Layer) -> None:
+    """The verdict fails, and names the layer that is broken."""
+    assert judged.status == "failed"
+    assert judged.verdict is not None
+    assert judged.verdict.compression is not None
+    assert judged.verdict.compression.layers is not None
+    assert layer.name in judged.verdict.compression.layers.wrong

@@ -21,6 +21,8 @@ from lvexport.converters.rewrites.graph import ATEN, arguments, constant, is_cal
 
 FIXED = 0  # the name of all channels that cannot be scaled
 _SUMS = (ATEN.add.Tensor, ATEN.sub.Tensor)
+_LARGER = (ATEN.maximum.default, ATEN.minimum.default)  # factors are positive
+_HOMOGENEOUS = (ATEN.relu.default, ATEN.leaky_relu.default, ATEN.prelu.default, ATEN.abs.default)
 _PRODUCTS = (ATEN.bmm.default, ATEN.matmul.default)
 _PARTS = (ATEN.slice.Tensor, ATEN.select.int, ATEN.expand.default)
 _POOLS = (ATEN.avg_pool2d.default, ATEN.max_pool2d.default)
@@ -132,9 +134,9 @@ class _Naming:
         return (
             (axes.VIEWS, self._view),
             (_PARTS, self._view),
-            ((ATEN.relu.default,), self._kept),
+            (_HOMOGENEOUS, self._kept),
             (_POOLS, self._pooled),
-            (_SUMS, self._sum),
+            (_SUMS + _LARGER, self._sum),
             ((ATEN.mul.Tensor,), self._gated),
             (_PRODUCTS, self._product),
             (_MEANS, self._mean),

@@ -3,8 +3,9 @@
 A tensor has one grid, so a channel a thousand times smaller than the largest is rounded to nothing. Where channels may
 be scaled (``channels``), the factor √(range / weights) shares the spread between the activations and the weights behind
 them, as SmoothQuant does behind layer normalisation (Xiao et al., 2023, equation 4 at α = 1/2) and cross-layer
-equalisation between layers (Nagel et al., 2019, equation 11). It undoes whatever scaling of that kind a checkpoint
-came with.
+equalisation between layers (Nagel et al., 2019, equation 11). Weights depend on the factors of both sides, so that is
+repeated until nothing changes. Each round halves what is left, so there is one end to it, and it undoes whatever
+scaling of that kind a checkpoint came with.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from lvexport.converters.rewrites import layers
 from lvexport.converters.rewrites.graph import constant, is_tensor, keep, wide
 
 _LEAST = 1e-12  # magnitudes below are nothing
+# A factor counts in the weights of layers that give and that take it, and so in the next ones' factors, half as much.
+_ROUNDS, _SETTLED = 30, 0.01
 
 
 def equalize(module: GraphModule, batches: Sequence[Batch]) -> int:
@@ -29,19 +32,35 @@ def equalize(module: GraphModule, batches: Sequence[Batch]) -> int:
     free = found.free()
     if not bool(free.any()):
         return 0
-    reach, columns = _ranges(module, found, batches, len(free)), _weights(module, found, len(free))
-    # Of queries and keys, one is to the other what weights are to activations.
-    inverse = torch.arange(len(free))
+    reach, inverse = _ranges(module, found, batches, len(free)), _inverses(found, len(free))
+    scale, known = torch.ones_like(reach), torch.zeros_like(free)
+    for _ in range(_ROUNDS):
+        step, known = _step(reach / scale, _weights(module, found, scale), inverse, free)
+        scale = scale * step
+        if float(step.log().abs().max()) < _SETTLED:
+            break
+    _apply(module, found, scale)
+    return int(known.sum())
+
+
+def _inverses(found: Channels, count: int) -> Tensor:
+    """(classes,): the class whose factor is a class's inverse, which no name need be of."""
+    inverse = torch.arange(count)
     inverse[found.classes], inverse[found.inverses] = found.inverses, found.classes
-    named = torch.zeros(len(free), dtype=torch.bool)
+    named = torch.zeros(count, dtype=torch.bool)
     named[found.classes] = True
-    paired = named & named[inverse]
+    return torch.where(named & named[inverse], inverse, -1)
+
+
+def _step(reach: Tensor, columns: Tensor, inverse: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
+    """What each class is to be divided by, and which classes have numbers to tell that by."""
+    paired = inverse >= 0
+    # Of queries and keys, one is to the other what weights are to activations.
     columns = torch.where(paired, torch.maximum(columns, reach[inverse]), columns)
     known = free & (reach > _LEAST) & (columns > _LEAST)
     known &= known[inverse] | ~paired
     scale = torch.where(known, (reach / columns.clamp_min(_LEAST)).sqrt(), 1.0)
-    _apply(module, found, torch.where(paired, (scale / scale[inverse]).sqrt(), scale))
-    return int(known.sum())
+    return torch.where(paired, (scale / scale[inverse]).sqrt(), scale), known
 
 
 def _ranges(module: GraphModule, found: Channels, batches: Sequence[Batch], count: int) -> Tensor:
@@ -58,14 +77,15 @@ def _ranges(module: GraphModule, found: Channels, batches: Sequence[Batch], coun
     return reach
 
 
-def _weights(module: GraphModule, found: Channels, count: int) -> Tensor:
-    """The largest magnitude in each class of what multiplies it: weights, beside the largest of their row."""
-    columns = torch.zeros(count, dtype=torch.double)
+def _weights(module: GraphModule, found: Channels, scale: Tensor) -> Tensor:
+    """The largest magnitude in each class of the weights that multiply it, once all classes are scaled so far."""
+    columns = torch.zeros_like(scale)
     for layer, names in found.inputs.items():
         weight, _ = layers.numbers(module, layer)
         groups = layers.group_count(layer)
-        grouped = weight.reshape(groups, len(weight) // groups, weight.shape[1], -1).abs()
-        largest = grouped.amax(dim=(1, 3)).reshape(-1)
+        given = weight / scale[found.classes[found.outputs[layer]]].reshape(-1, *(1 for _ in weight.shape[1:]))
+        grouped = given.reshape(groups, len(weight) // groups, weight.shape[1], -1).abs()
+        largest = grouped.amax(dim=(1, 3)).reshape(-1) * scale[found.classes[names]]
         columns.scatter_reduce_(0, found.classes[names], largest, "amax")
     return columns
 

@@ -11,6 +11,8 @@ from lvexport.converters.quantization.grids import QUANTIZED
 from lvexport.converters.rewrites.graph import ATEN, call, calls, constant, keep, prune, replace, shape
 from lvexport.converters.rewrites.layers import column
 
+_LARGEST = 127
+
 
 def with_float_weights(program: ExportedProgram) -> GraphModule:
     """Integer weights as numbers that are rounded to the same integers, for converters that make these themselves.
@@ -29,9 +31,29 @@ def _float_weights(module: GraphModule) -> None:
         assert data is not None
         assert scale is not None
         number = keep(module, node, f"{node.name}_numbers", data * column(scale, data))
-        rounded = call(node, QUANTIZED.quantize_per_channel.default, number, *node.args[1:])
-        node.update_arg(0, rounded)
+        grid = (*node.args[1:4], -_LARGEST, _LARGEST, torch.int8)  # that of 8 bits, on which fewer lie too
+        node.args = (call(node, QUANTIZED.quantize_per_channel.default, number, *grid), *grid)
     prune(module)
+
+
+def bits(reading: Node) -> int:
+    """How many bits the integers of a weight have, from the largest that its ``dequantize_per_channel`` names."""
+    largest = reading.args[5]
+    assert isinstance(largest, int)
+    return (largest + 1).bit_length()
+
+
+def with_narrow_numbers(program: ExportedProgram) -> ExportedProgram:
+    """Weights of 4 bits as whole multiples of their scales, for converters that make these integers themselves."""
+
+    def spell(module: GraphModule) -> None:
+        for node in calls(module, QUANTIZED.dequantize_per_channel.default):
+            data, scale = constant(module, node.args[0]), constant(module, node.args[1])
+            if bits(node) == 4 and data is not None and scale is not None:
+                replace(node, keep(module, node, f"{node.name}_numbers", data * column(scale, data)))
+        prune(module)
+
+    return torch.export.export(rewritten(program, spell), examples(program))
 
 
 def with_flat_layers(program: ExportedProgram) -> ExportedProgram:

@@ -16,6 +16,7 @@ from lvexport.converters.contract import ConversionError, Integers
 from lvexport.converters.quantization import bias, equalize
 from lvexport.converters.quantization.grids import Grid, spanning
 from lvexport.converters.quantization.loss import loss
+from lvexport.converters.quantization.narrow import narrow
 from lvexport.converters.quantization.observers import OBSERVERS, Seen
 from lvexport.converters.quantization.search import choose, others
 from lvexport.converters.quantization.settings import Assignment, Integer, Settings
@@ -76,7 +77,7 @@ def quantize(
     board.turn(lambda site: True)
     if settings.prepare:
         bias.correct(board, calibration.batches[:CORRECTED_WITH])
-    chosen, few = None, calibration.batches[:CHECKED]
+    chosen, few, narrowed = None, calibration.batches[:CHECKED], frozenset[Site]()
     if settings.budget is not None:
         labels, ordered = calibration.labels, besides is not None and besides.more > 0
         chosen = choose(board, total, calibration.batches, labels, settings.budget, settings.kept, ordered)
@@ -89,6 +90,8 @@ def quantize(
             besides.take(Assignment(count, *total.shares(board.on())), exported(settled, calibration))
         if chosen.floating or counts:
             assign(board, tuple(chosen.floating), calibration.batches, settings.prepare)
+        if settings.narrow:
+            narrowed = narrow(board, calibration.batches, labels, settings.budget)
     on = board.on()
     wanted = board.run(few)
     settled = settle(board.module)
@@ -102,6 +105,7 @@ def quantize(
         exceeded,
         () if chosen is None else chosen.steps,
         None if chosen is None else chosen.within,
+        total.shares(narrowed)[0],
     )
     return exported(settled, calibration), integer, [switched for switched in board.switched if switched.weight.on]
 

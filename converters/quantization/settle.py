@@ -75,17 +75,18 @@ def _weight(module: GraphModule, node: Node, switch: Weight) -> Node:
     assert isinstance(source, Node)
     if not switch.on:
         return source
-    return integer_weight(module, node, switch.quantized.data, switch.scales)
+    return integer_weight(module, node, switch.quantized.data, switch.scales, switch.quantized.bits)
 
 
-def integer_weight(module: GraphModule, before: Node, data: Tensor, scale: Tensor) -> Node:
+def integer_weight(module: GraphModule, before: Node, data: Tensor, scale: Tensor, bits: int = 8) -> Node:
     """The weight of ``data`` (O, …) times ``scale`` (O,), as constants and the product."""
+    largest = 2 ** (bits - 1) - 1
     constants = [
         keep(module, before, f"{before.name}_integers", data),
         keep(module, before, f"{before.name}_scales", scale),
         keep(module, before, f"{before.name}_zeros", torch.zeros(len(scale), dtype=torch.int64)),
     ]
-    return call(before, QUANTIZED.dequantize_per_channel.default, *constants, 0, -127, 127, torch.int8)
+    return call(before, QUANTIZED.dequantize_per_channel.default, *constants, 0, -largest, largest, torch.int8)
 
 
 def transitions(module: GraphModule) -> tuple[int, int]:

@@ -35,13 +35,18 @@ class Rounding(nn.Module):
 
 
 class Weight(nn.Module):
-    """A layer's weight, as it is or, if it is on, as whole numbers times scales."""
+    """A layer's weight, as it is or, if it is on, as whole numbers times scales, of ``integers`` or others."""
 
     def __init__(self, exact: Tensor, integers: Integers) -> None:
         super().__init__()
         self.on = False
         self.exact = exact.detach()
-        self.keep(quantize(exact, integers))
+        self.integers = integers
+        self.widen()
+
+    def widen(self) -> None:
+        """Round to the nearest."""
+        self.keep(quantize(self.exact, self.integers))
 
     def keep(self, quantized: Quantized) -> None:
         self.quantized = quantized

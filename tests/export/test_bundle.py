@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 from safetensors import safe_open
@@ -83,6 +84,11 @@ def test_half_precision_is_smaller(bundle: Bundle) -> None:
     size = {(a.target, a.recipe): a.bytes or 0 for a in bundle.results}
     for target in TARGETS:
         assert size[target, "fp16"] < 0.85 * size[target, "fp32"]
+
+
+def test_the_manifest_follows_the_published_schema(demo_bundle: Path) -> None:
+    published = Path(__file__).parents[2] / "docs" / "manifest.schema.json"
+    jsonschema.validate(json.loads((demo_bundle / "manifest.json").read_text()), json.loads(published.read_text()))
 
 
 def test_checksums_are_those_of_sha256sum(demo_bundle: Path) -> None:

@@ -15,11 +15,14 @@ from lvexport.api import in_memory
 from lvexport.errors import UsageError
 from lvexport.manifest import ArtifactInfo, Manifest
 from lvexport.plan import Plan, cells
-from tests.integer_faults import FAULTS, Fault, with_fault, wrong_zero_point
-from tests.networks import SIDE, small, with_outliers
+from lvexport.validation.integers.layers import Layer
+from tests.integer_faults import FAULTS, Fault, assert_named, with_faults, wrong_zero_point
+from tests.networks import SIDE, Dense, small, with_outliers
 
 TARGETS = ("coreai", "coreml", "executorch", "executorch:coreml", "onnx", "tflite")
 WIDE_TARGETS = ("onnx", "tflite", "tflm")
+NARROW_TARGETS = ("coreai", "coreml", "executorch:coreml", "tflite")
+Broken = dict[str, tuple[ArtifactInfo, Layer]]
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +38,14 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> lvexport.Bundle:
     """Activations of 16 bits."""
     out = tmp_path_factory.mktemp("wide")
     return lvexport.export(small(), WIDE_TARGETS, ["w8a16"], imgsz=SIDE, samples=100, output=out, name="small")
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> lvexport.Bundle:
+    """Weights of 4 bits."""
+    out = tmp_path_factory.mktemp("narrow")
+    known = {"imgsz": SIDE, "samples": 100, "output": out, "name": "dense", "min_ios": "18"}
+    return lvexport.export(Dense().eval(), NARROW_TARGETS, ["w4a8"], **known)  # type: ignore[arg-type]
 
 
 def row(bundle: lvexport.Bundle, target: str) -> ArtifactInfo:
@@ -161,15 +172,15 @@ def test_manifests_without_fronts_are_read(made: lvexport.Bundle) -> None:
     assert front_picture.with_picture(old, made.path) == (old, {})
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.fixture(scope="module", params=FAULTS)
+def broken(request: pytest.FixtureRequest, made: lvexport.Bundle, tmp_path_factory: pytest.TempPathFactory) -> Broken:
+    """All targets' artifacts with one fault, verified in one run."""
+    return with_faults(made, TARGETS, request.param, tmp_path_factory.mktemp("broken"))
+
+
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_fault_in_one_layer_is_named(made: lvexport.Bundle, target: str, fault: Fault, tmp_path: Path) -> None:
-    judged, layer = with_fault(made, target, fault, tmp_path)
-    assert judged.status == "failed"
-    assert judged.verdict is not None
-    assert judged.verdict.compression is not None
-    assert judged.verdict.compression.layers is not None
-    assert layer.name in judged.verdict.compression.layers.wrong
+def test_a_fault_in_one_layer_is_named(broken: Broken, target: str) -> None:
+    assert_named(*broken[target])
 
 
 @pytest.mark.parametrize("target", WIDE_TARGETS)
@@ -199,21 +210,35 @@ def test_kernels_of_sixteen_bits_compute_the_layers(wide: lvexport.Bundle) -> No
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("target", WIDE_TARGETS)
-def test_a_fault_in_one_layer_of_sixteen_bits_is_named(
-    wide: lvexport.Bundle, target: str, fault: Fault, tmp_path: Path
-) -> None:
-    judged, layer = with_fault(wide, target, fault, tmp_path)
-    if target == "tflite" and fault is wrong_zero_point:  # which its kernels do not take
+def test_a_fault_in_one_layer_of_sixteen_bits_is_named(wide: lvexport.Bundle, fault: Fault, tmp_path: Path) -> None:
+    found = with_faults(wide, WIDE_TARGETS, fault, tmp_path)
+    if fault is wrong_zero_point:  # which LiteRT's kernels do not take
+        judged, _ = found.pop("tflite")
         assert judged.status == "error"
         assert judged.error is not None
         assert "zero_point" in judged.error
-        return
-    assert judged.status == "failed"
-    assert judged.verdict is not None
-    assert judged.verdict.compression is not None
-    assert judged.verdict.compression.layers is not None
-    assert layer.name in judged.verdict.compression.layers.wrong
+    for judged, layer in found.values():
+        assert_named(judged, layer)
+
+
+@pytest.mark.parametrize("target", NARROW_TARGETS)
+def test_weights_of_four_bits_are_multiplied_as_they_should(narrow: lvexport.Bundle, target: str) -> None:
+    found = row(narrow, target)
+    assert found.status == "ok", found.error
+    assert found.verdict is not None
+    compression, quantization = found.verdict.compression, found.quantization
+    assert compression is not None
+    assert compression.layers is not None
+    assert (compression.layers.found, compression.layers.wrong) == (compression.layers.expected, {})
+    assert quantization is not None
+    assert 0.15 < quantization.narrow < quantization.weights
+    assert quantization.within
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_beside_weights_of_four_bits_is_named(narrow: lvexport.Bundle, fault: Fault, tmp_path: Path) -> None:
+    for judged, layer in with_faults(narrow, NARROW_TARGETS, fault, tmp_path).values():
+        assert_named(judged, layer)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import lvexport
 from lvexport.bundle import checksums_hold, recorded_checksums
 from lvexport.errors import UsageError
 from lvexport.manifest import ArtifactInfo
-from tests.integer_faults import FAULTS, Fault, with_fault
+from tests.integer_faults import FAULTS, Fault, assert_named, with_faults
 from tests.networks import SIDE, small
 
 TARGETS = ("tflm", "ethos-u")
@@ -48,12 +48,7 @@ def test_what_the_interpreter_runs_is_judged(made: lvexport.Bundle) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_one_layer_is_named(made: lvexport.Bundle, fault: Fault, tmp_path: Path) -> None:
-    judged, layer = with_fault(made, "tflm", fault, tmp_path)
-    assert judged.status == "failed"
-    assert judged.verdict is not None
-    assert judged.verdict.compression is not None
-    assert judged.verdict.compression.layers is not None
-    assert layer.name in judged.verdict.compression.layers.wrong
+    assert_named(*with_faults(made, ["tflm"], fault, tmp_path)["tflm"])
 
 
 def test_what_vela_makes_is_not_run(made: lvexport.Bundle) -> None:
