@@ -155,7 +155,7 @@ def export(
         Targets, with commas: coreml, tflite, executorch, onnx, coreai, executorch:coreml, tflm, ethos-u,
         executorch:ethos-u.
     quantize
-        Recipes, with commas: fp32, fp16, w8, w4, w8a8, w8a16, mixed (lvexport list recipes).
+        Recipes, with commas: fp32, fp16, w8, w4, p4, w8a8, w8a16, mixed, w4a8 (lvexport list recipes).
     min_ios
         Core ML: oldest iOS that has to load the package, 15 to 18 (17).
     io
@@ -171,9 +171,10 @@ def export(
     observer
         How they follow: percentile, mse, min-max or entropy.
     max_drop
-        Points of accuracy that integers may cost; mixed leaves as many layers in floating point as that needs.
+        Points of accuracy that integers may cost; mixed and w4a8 leave as many layers in floating point as that
+        needs, and w4a8 gives as many weights 4 bits as half of that allows.
     front
-        With mixed: how many other choices of layers to make and measure beside the one that keeps the budget, a
+        With mixed and w4a8: how many other choices of layers to make and measure beside the one that keeps the budget, a
         conversion each; single precision and all layers in integers are there without (0).
     int8_io
         TFLite with integer activations: take and give 8-bit integers.

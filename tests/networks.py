@@ -56,7 +56,8 @@ class Dense(Small):
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__(seed)
-        self.head = nn.Linear(WIDTH, 128)  # large enough for them
+        self.mlp = nn.Sequential(nn.Linear(WIDTH, 128), nn.GELU(), nn.Linear(128, WIDTH))  # large enough for them
+        self.head = nn.Linear(WIDTH, 128)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.norm(self.tokens(x)))

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from lvexport.converters.compression import quantize as round_weight
 from lvexport.converters.contract import Budget
 from lvexport.converters.quantization import bias
 from lvexport.converters.quantization.channels import connected
 from lvexport.converters.quantization.equalize import equalize
 from lvexport.converters.quantization.grids import Grid, spanning
 from lvexport.converters.quantization.loss import loss
+from lvexport.converters.quantization.narrow import FORM, candidates, fit, narrow
 from lvexport.converters.quantization.observers import BINS, OBSERVERS, Seen
 from lvexport.converters.quantization.quantize import WEIGHTS, Calibration, Others, grids, observed, quantize
 from lvexport.converters.quantization.search import choose, fewest
@@ -26,7 +29,8 @@ from lvexport.converters.quantization.switches import Switchboard
 from lvexport.converters.rewrites.activations import spell_silu
 from lvexport.converters.rewrites.apply import rewritten
 from lvexport.converters.rewrites.defaults import default
-from tests.networks import SIDE, Small, small, with_outliers
+from lvexport.converters.rewrites.graph import constant
+from tests.networks import SIDE, Dense, Small, small, with_outliers
 
 Batches = list[tuple[Tensor, ...]]
 
@@ -37,7 +41,7 @@ def pictures(count: int, seed: int = 0) -> Batches:
     return [(torch.nn.functional.interpolate(x[None], (SIDE, SIDE), mode="bilinear"),) for x in coarse]
 
 
-def program(network: Small) -> GraphModule:
+def program(network: nn.Module) -> GraphModule:
     exported = torch.export.export(network, pictures(1)[0])
     return rewritten(exported, default("executorch", "fp32", None))[0]
 
@@ -144,6 +148,89 @@ def test_equalising_keeps_the_function_and_undoes_outliers() -> None:
     with_db, without_db = (noise_db(reference, answers(m, batches)) for m in (prepared, without))
     assert with_db > 20
     assert with_db > without_db - 2
+
+
+class Chain(nn.Module):
+    """Layers one behind the other, among them a dynamic ReLU, so that each one's factors count in the next one's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.Conv2d(i, 16, 1) for i in (3, 16, 16, 16))
+        self.slopes = nn.Linear(3, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.slopes(x.mean((2, 3))).sigmoid().reshape(-1, 32, 1, 1).split(16, dim=1)
+        y = self.layers[0](x)
+        y = self.layers[1](torch.maximum(y * (first + 1), y * second))
+        z: Tensor = self.layers[3](self.layers[2](y).relu())
+        return z
+
+
+@torch.no_grad()
+def scaled(chain: Chain) -> Chain:
+    """The same function with channels over three decades."""
+    for before, behind in pairwise(chain.layers):
+        s = 10 ** (3 * (torch.rand(16) - 0.5))
+        before.weight.mul_(s.reshape(-1, 1, 1, 1))
+        before.bias.mul_(s)
+        behind.weight.div_(s.reshape(1, -1, 1, 1))
+    return chain
+
+
+@pytest.mark.parametrize("made", [lambda: (small(), with_outliers(small(), 3)), lambda: (Chain(), scaled(Chain()))])
+def test_equalised_networks_of_one_function_are_the_same(made: Callable[[], tuple[nn.Module, nn.Module]]) -> None:
+    modules, batches = [program(network) for network in made()], pictures(16)
+    for module in modules:
+        equalize(module, batches)
+    plain, spread = ([constant(m, site.node.args[1]) for site in sites(m)] for m in modules)
+    for a, b in zip(plain, spread, strict=True):
+        assert a is not None
+        assert b is not None
+        assert float((b - a).abs().max() / a.abs().max()) < 0.05
+
+
+def test_agreement_among_few_is_worth_less() -> None:
+    found = Loss(500, 0.0, None, 0.98)
+    assert found.within(Budget(retrieval=0.95))
+    assert found.within(Budget(retrieval=0.95, among=1000))
+    assert not found.within(Budget(retrieval=0.95, among=2000))
+    assert found.within(Budget(retrieval=0.98, among=100))
+
+
+@pytest.mark.parametrize(("drop", "all_of_them"), [(1.0, True), (-1.0, False)])
+def test_weights_have_four_bits_where_the_budget_allows_it(drop: float, all_of_them: bool) -> None:
+    """An accuracy that has to rise, which none does, leaves all with 8."""
+    module, batches = program(Dense().eval()), pictures(32)
+    found = sites(module)
+    board = Switchboard(module, found, grids(found, observed(module, found, batches), Settings(8)), WEIGHTS)
+    board.turn(lambda site: True)
+    reference = board.run(batches)
+    labels = reference.argmax(1)
+    narrowed = narrow(board, batches, labels, Budget(drop, retrieval=0.0))
+    bits = {s.site.name: s.weight.quantized.bits for s in board.switched}
+    able = {site.name for site in candidates(board)}
+    assert len(able) == 3
+    assert {name for name, count in bits.items() if count == 4} == (able if all_of_them else set())
+    assert {site.name for site in narrowed} == (able if all_of_them else set())
+    for switched in board.switched:
+        assert int(switched.weight.quantized.data.abs().max()) == (7 if switched.site in narrowed else 127)
+
+
+def test_fitted_weights_of_four_bits_lose_less() -> None:
+    module, batches = program(Dense().eval()), pictures(32)
+    found = sites(module)
+    board = Switchboard(module, found, grids(found, observed(module, found, batches), Settings(8)), WEIGHTS)
+    board.turn(lambda site: False)
+    reference = board.run(batches)
+    board.turn(lambda site: True)
+    able = candidates(board)
+    fit(board, batches, able)
+    fitted = noise_db(reference, board.run(batches))
+    for switched in board.switched:
+        if switched.site in able:
+            switched.weight.keep(round_weight(switched.weight.exact, FORM))
+    assert fitted > noise_db(reference, board.run(batches)) + 2
 
 
 def test_biases_take_up_what_rounding_moves() -> None:
