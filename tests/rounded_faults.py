@@ -24,15 +24,25 @@ from lvexport.converters.registry import CONVERTERS
 from lvexport.converters.rewrites.apply import rewritten
 from lvexport.plan import Cell, default_rewrites
 from lvexport.source import resolve
+from lvexport.validation.sample import shipped
 
 SHIFT = 3  # of a zero point
 # How files lay a weight out: rows of outputs, or columns.
 LAYOUTS: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (lambda rows: rows, lambda rows: rows.T)
 
 
+def few_pictures(folder: Path) -> Path:
+    """Calibration inputs, so few that weights are fitted to them in seconds."""
+    np.savez(folder / "few.npz", pixels=shipped(64, "calibration").pixels)
+    return folder / "few.npz"
+
+
 @cache
 def rounded(recipe: str, target: str) -> tuple[Quantized, ...]:
-    """The square weights of the demo network, as a target's recipe rounds them; for these any axis fits."""
+    """The square weights of the demo network, as a target's recipe rounds them; for these any axis fits.
+
+    Calibrated with :func:`few_pictures`.
+    """
     found, source = CONVERTERS[target].recipes[recipe], resolve("mobilevit_xxs", "demo", None, None)
     integers, given = found.weights, torch.rand(1, 3, 64, 64)
     assert integers is not None
@@ -40,7 +50,7 @@ def rounded(recipe: str, target: str) -> tuple[Quantized, ...]:
     module, _ = rewritten(program, default_rewrites(Cell(target, recipe, ()), "mobilevit"))
     with TemporaryDirectory() as folder:
         specs = (TensorSpec("image", (1, 3, 64, 64), "float32"),)
-        drawn = lay_down(source, specs, None, Path(folder, "calibration")).inputs
+        drawn = lay_down(source, specs, few_pictures(Path(folder)), Path(folder, "calibration")).inputs
         fitted_over = batches(drawn, drawn.count if found.fitted else 0)
     module = compress(module, (given,), integers, fitted_over).module()  # type: ignore[assignment]
     squares = (recovered(constant(module, node), integers) for node in weights(module))

@@ -8,14 +8,12 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
-import numpy as np
 import pytest
 
 from lvexport import bundle as bundles
-from lvexport.validation.sample import shipped
 from tests.conftest import Run
 from tests.faults import record_again
-from tests.rounded_faults import FAULTS
+from tests.rounded_faults import FAULTS, few_pictures
 
 TARGETS = ("coreml", "coreai", "onnx")  # in both recipes
 DYNAMIC = ("tflite", "executorch")  # in both, with activations rounded as they come
@@ -26,8 +24,7 @@ READ = ("coreml", "coreai", *DYNAMIC)  # whose integers are read back
 def made(lvexport: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo in integers, fitted and judged over so few images that none of the recipes loses too much."""
     folder = tmp_path_factory.mktemp("rounded")
-    output, calibration = folder / "dist", folder / "calibration.npz"
-    np.savez(calibration, pixels=shipped(64, "calibration").pixels)
+    output, calibration = folder / "dist", few_pictures(folder)
     typed = ("mobilevit", "--weights", "demo", "--samples", "20", "--calib", calibration, "--output", output)
     for choice in (
         ("--to", ",".join((*TARGETS, *DYNAMIC)), "--quantize", "w8,w4"),
