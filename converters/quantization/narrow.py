@@ -31,6 +31,8 @@ FITTED_WITH = 64  # inputs, all of them in memory at once
 def narrow(board: Switchboard, batches: Sequence[Batch], labels: Tensor | None, budget: Budget) -> frozenset[Site]:
     """Let as many layers that are on as keep the budget have weights of 4 bits; these layers. Corrects biases."""
     on, able = board.on(), candidates(board)
+    if not able:
+        return frozenset()
     board.turn(lambda site: False)
     reference = board.run(batches)
     board.turn(on.__contains__)
