@@ -174,8 +174,8 @@ def export(
         Points of accuracy that integers may cost; mixed and w4a8 leave as many layers in floating point as that
         needs, and w4a8 gives as many weights 4 bits as half of that allows.
     front
-        With mixed and w4a8: how many other choices of layers to make and measure beside the one that keeps the budget, a
-        conversion each; single precision and all layers in integers are there without (0).
+        With mixed and w4a8: how many other choices of layers to make and measure beside the one that keeps the budget,
+        a conversion each; single precision and all layers in integers are there without (0).
     int8_io
         TFLite with integer activations: take and give 8-bit integers.
     accelerator
