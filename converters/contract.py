@@ -86,11 +86,12 @@ class Recipe:
     whole numbers that convolutions and linear layers are given and give; None where these stay floating point.
     ``fitted``: weights are rounded so that what layers give over calibration inputs stays.
     ``gates``: the target computes x·sigmoid(x) between two such layers in whole numbers too.
-    ``mixed``: only as many of these layers as a budget allows; ``narrow``: of which as many as it then allows have
-    weights of 4 bits. ``requires`` has the values that an option of the target
-    may then have, the first of them the default. ``dynamic``: the target may compute layers with integer weights in
-    integers, and then rounds what they take as it comes (:func:`rounds_activations`). ``squares``: squares of
-    activations stay in the range in which the target computes them. ``method``: in a few words, how the target does it.
+    ``mixed``: only as many of these layers as a budget allows. ``narrow``: what as many of their weights as it then
+    allows are rounded to, fewer bits than ``weights`` has; None for none. ``requires`` has the values that an option of
+    the target may then have, the first of them the default. ``dynamic``: the target may compute layers with integer
+    weights in integers, and then rounds what they take as it comes (:func:`rounds_activations`). ``squares``: squares
+    of activations stay in the range in which the target computes them. ``method``: in a few words, how the target does
+    it.
     """
 
     name: str
@@ -100,7 +101,7 @@ class Recipe:
     fitted: bool = False
     activations: int | None = None
     mixed: bool = False
-    narrow: bool = False
+    narrow: Integers | None = None
     gates: bool = False
     dynamic: bool = False
     squares: bool = True

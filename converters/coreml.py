@@ -42,7 +42,7 @@ class CoreML:
         from lvexport.converters.quantization.forms import with_narrow_numbers
 
         program = captured.program()
-        if request.recipe.narrow:
+        if request.recipe.narrow is not None:
             program = with_narrow_numbers(program)
         arguments: dict[str, Any] = {
             "convert_to": "mlprogram",

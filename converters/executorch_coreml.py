@@ -50,7 +50,7 @@ class ExecuTorchCoreML:
         )
         partitioner = CoreMLPartitioner(compile_specs=specs)
         program, integers = captured.program(), weights_of(request.recipe)
-        if request.recipe.narrow:
+        if request.recipe.narrow is not None:
             program = with_narrow_numbers(program)
         edge = to_edge_transform_and_lower(program, partitioner=[partitioner])
         for module in delegates(edge):

@@ -126,8 +126,8 @@ def has_own_bias(module: GraphModule, layer: Node) -> bool:
 def shift(layer: Node, own: Sequence[Tensor], changed: Sequence[Tensor]) -> Tensor:
     """(O,) by how much a layer's outputs are off in the mean."""
     axis = 1 if layer.target is ATEN.conv2d.default else -1
-    apart = [(a - b).movedim(axis, -1).flatten(0, -2).mean(0) for a, b in zip(own, changed, strict=True)]
-    return torch.stack(apart).double().mean(0)
+    before, after = ([x.movedim(axis, 0).flatten(1).double().mean(1) for x in given] for given in (own, changed))
+    return torch.stack(before).mean(0) - torch.stack(after).mean(0)
 
 
 def moments(layer: Node, shape: torch.Size, own: Iterable[Tensor], changed: Iterable[Tensor]) -> tuple[Tensor, Tensor]:

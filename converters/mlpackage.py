@@ -29,7 +29,6 @@ RECIPES = FLOATS | INTEGERS
 # Operations that round activations are there from iOS 17 on (coremltools, converters/mil/mil/ops/defs/iOS17).
 STATIC = {name: replace(halved(recipe), requires={"min_ios": ("17", "18")}) for name, recipe in recipes.STATIC.items()}
 STATIC |= {name: replace(halved(recipe), requires={"min_ios": ("18",)}) for name, recipe in recipes.NARROW.items()}
-_NARROW = Integers(4, half=True)  # a scale for each output channel
 NO_WORDS = "Core ML's operation quantize makes 8-bit integers and no others, so 16-bit activations have no form there"
 # How far a number may be from a whole multiple of its scale, in scales, to stand for it: half precision rounds both.
 _ON_GRID = 0.25
@@ -72,9 +71,7 @@ def weights_of(recipe: Recipe) -> Integers | None:
 
     With integer activations it does, but for those of 4 bits, for which coremltools reads no operation.
     """
-    if recipe.activations is None:
-        return recipe.weights
-    return _NARROW if recipe.narrow else None
+    return recipe.weights if recipe.activations is None else recipe.narrow
 
 
 def is_weight(name: str, constant: Any) -> bool:

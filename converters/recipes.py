@@ -66,7 +66,7 @@ W4A8 = replace(
     MIXED,
     name="w4a8",
     summary="as mixed, with as many weights in 4-bit integers as keep the budget, fitted over calibration inputs",
-    narrow=True,
+    narrow=Integers(4, half=True),  # a scale for each output channel, as layers that integers compute have it
     method="int8 × int4, static, with floats",
 )
 

@@ -64,7 +64,7 @@ class TFLite:
             from lvexport.converters.tflite_integers import write_layers
             from lvexport.converters.tflite_weights import narrow
 
-            edit = narrow if request.recipe.narrow else None
+            edit = None if request.recipe.narrow is None else narrow
             write_layers(captured.program(), out, floats=request.options["int8_io"] == "no", edit=edit)
             return Notes("torch.export")
         model = litert_torch.convert(*captured.module())

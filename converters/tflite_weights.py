@@ -28,7 +28,7 @@ _BUILTIN = schema.BuiltinOperator
 OUTPUTS = {_BUILTIN.CONV_2D: 0, _BUILTIN.FULLY_CONNECTED: 0, _BUILTIN.DEPTHWISE_CONV_2D: 3}
 # The versions of layers with 4-bit weights for inputs in floating point, and of the operator below.
 _FOUR_BITS = {_BUILTIN.CONV_2D: 7, _BUILTIN.FULLY_CONNECTED: 12}
-_FOUR, _LARGEST_OF_FOUR = 4, 7
+_FOUR = 4
 _PER_CHANNEL = 5  # the version of DEQUANTIZE from which on it takes a scale for each channel (register.cc)
 
 
@@ -118,7 +118,7 @@ def narrow(model: Any) -> None:
         if kind not in _FOUR_BITS or graph.tensors[tensor].type != schema.TensorType.INT8:
             continue
         value = numbers(model, graph, tensor, np.dtype(np.int8))
-        if value.size <= SMALLEST or np.abs(value).max() > _LARGEST_OF_FOUR:
+        if value.size <= SMALLEST or np.abs(value).max() > Integers(_FOUR).largest:
             continue
         data = torch.from_numpy(outputs_first(value, kind).copy())
         scale = torch.tensor(graph.tensors[tensor].quantization.scale, dtype=torch.float32).expand(len(data))

@@ -42,10 +42,10 @@ def demo_run(lvexport: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     Made once for all processes that run tests.
     """
     base = tmp_path_factory.getbasetemp()
-    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "demo"
-    output, said = shared / "dist", shared / "said.json"
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    output, said = shared / "demo", shared / "demo.json"
     typed = ("mobilevit", "--weights", "demo", "--to", ALL, "--quantize", "fp32,fp16", "--output", output)
-    with FileLock(base.parent / f"{shared.name}.lock"):
+    with FileLock(shared / "demo.lock"):
         if not said.exists():
             done = lvexport(*typed)
             said.write_text(json.dumps([done.returncode, done.stdout, done.stderr]))

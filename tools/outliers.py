@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import lvexport
 from lvexport.models.efficientformer import HEADS, KEY_WIDTH, Block3D, Block4D, EfficientFormer
-from lvexport.models.mobile_former import Bottleneck, MobileFormer, MobileToFormer, Shuffle
+from lvexport.models.mobile_former import Bottleneck, MobileFormer, MobileToFormer
 from lvexport.models.mobilevit import MobileViT
 
 CHECKPOINTS = Path(__file__).parent.parent / "models" / "checkpoints"
@@ -147,7 +147,7 @@ def mobile_former(model: MobileFormer, draw: Factors) -> None:
         multiply(block.to_mobile.value, after)
         factors = after
     from_map(model.to_former, factors)
-    divide(model.head.conv, shuffled(model.shuffle, factors) if isinstance(model.shuffle, Shuffle) else factors)
+    divide(model.head.conv, shuffled(model.shuffle, factors))
 
 
 def from_map(bridge: MobileToFormer, factors: Tensor) -> None:
@@ -183,7 +183,7 @@ def given(layer: Any, factors: Tensor) -> Tensor:
     """Factors of what a convolution gives, in the order of its normalisation, before the shuffle."""
     if not hasattr(layer, "shuffle"):
         return factors
-    order = layer.shuffle(torch.arange(len(factors)).reshape(1, -1, 1, 1)).flatten()
+    order = shuffled(layer.shuffle, torch.arange(len(factors)))
     return torch.empty_like(factors).index_copy(0, order, factors)
 
 

@@ -151,6 +151,9 @@ class _Naming:
         return moved
 
     def _kept(self, node: Node) -> Tensor | None:
+        for slope in node.args[1:]:  # of a leaky ReLU, which may be a tensor
+            if slope in self.names:
+                self._fix(self.names[slope])  # type: ignore[index]
         return self.names.get(node.args[0])  # type: ignore[arg-type]
 
     def _pooled(self, node: Node) -> Tensor | None:

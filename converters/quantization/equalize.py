@@ -10,7 +10,7 @@ scaling of that kind a checkpoint came with.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -33,9 +33,10 @@ def equalize(module: GraphModule, batches: Sequence[Batch]) -> int:
     if not bool(free.any()):
         return 0
     reach, inverse = _ranges(module, found, batches, len(free)), _inverses(found, len(free))
+    magnitudes = _magnitudes(module, found)
     scale, known = torch.ones_like(reach), torch.zeros_like(free)
     for _ in range(_ROUNDS):
-        step, known = _step(reach / scale, _weights(module, found, scale), inverse, free)
+        step, known = _step(reach / scale, _columns(magnitudes, found, scale), inverse, free)
         scale = scale * step
         if float(step.log().abs().max()) < _SETTLED:
             break
@@ -77,15 +78,23 @@ def _ranges(module: GraphModule, found: Channels, batches: Sequence[Batch], coun
     return reach
 
 
-def _weights(module: GraphModule, found: Channels, scale: Tensor) -> Tensor:
+def _magnitudes(module: GraphModule, found: Channels) -> dict[Node, Tensor]:
+    """Of each layer's weight, (groups, outputs of a group, inputs of a group): the largest of its places."""
+    magnitudes = {}
+    for layer in found.inputs:
+        weight, _ = layers.numbers(module, layer)
+        groups = layers.group_count(layer)
+        magnitudes[layer] = weight.reshape(groups, len(weight) // groups, weight.shape[1], -1).abs().amax(3)
+    return magnitudes
+
+
+def _columns(magnitudes: Mapping[Node, Tensor], found: Channels, scale: Tensor) -> Tensor:
     """The largest magnitude in each class of the weights that multiply it, once all classes are scaled so far."""
     columns = torch.zeros_like(scale)
     for layer, names in found.inputs.items():
-        weight, _ = layers.numbers(module, layer)
-        groups = layers.group_count(layer)
-        given = weight / scale[found.classes[found.outputs[layer]]].reshape(-1, *(1 for _ in weight.shape[1:]))
-        grouped = given.reshape(groups, len(weight) // groups, weight.shape[1], -1).abs()
-        largest = grouped.amax(dim=(1, 3)).reshape(-1) * scale[found.classes[names]]
+        grouped = magnitudes[layer]
+        given = grouped / scale[found.classes[found.outputs[layer]]].reshape(*grouped.shape[:2], 1)
+        largest = given.amax(1).reshape(-1) * scale[found.classes[names]]
         columns.scatter_reduce_(0, found.classes[names], largest, "amax")
     return columns
 

@@ -6,12 +6,13 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
+from lvexport.converters.contract import Integers
 from lvexport.converters.derived import examples, rewritten
 from lvexport.converters.quantization.grids import QUANTIZED
 from lvexport.converters.rewrites.graph import ATEN, call, calls, constant, keep, prune, replace, shape
 from lvexport.converters.rewrites.layers import column
 
-_LARGEST = 127
+_LARGEST = Integers(8).largest
 
 
 def with_float_weights(program: ExportedProgram) -> GraphModule:

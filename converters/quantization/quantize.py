@@ -29,7 +29,6 @@ from lvexport.converters.rewrites.graph import prune
 
 WEIGHTS = Integers(8)
 CHECKED = 4  # inputs over which the program with its roundings is compared with what was searched with
-CORRECTED_WITH = 64  # inputs whose means biases are corrected to, all of them in memory at once
 EXCEEDING = 0.1  # of a range that inputs may leave it by before that is told
 
 
@@ -76,7 +75,7 @@ def quantize(
     board = Switchboard(module, found, grids(found, seen, settings), WEIGHTS)
     board.turn(lambda site: True)
     if settings.prepare:
-        bias.correct(board, calibration.batches[:CORRECTED_WITH])
+        bias.correct(board, calibration.batches)
     chosen, few, narrowed = None, calibration.batches[:CHECKED], frozenset[Site]()
     if settings.budget is not None:
         labels, ordered = calibration.labels, besides is not None and besides.more > 0
@@ -90,8 +89,8 @@ def quantize(
             besides.take(Assignment(count, *total.shares(board.on())), exported(settled, calibration))
         if chosen.floating or counts:
             assign(board, tuple(chosen.floating), calibration.batches, settings.prepare)
-        if settings.narrow:
-            narrowed = narrow(board, calibration.batches, labels, settings.budget)
+        if settings.narrow is not None:
+            narrowed = narrow(board, calibration.batches, chosen.reference, labels, settings.budget, settings.narrow)
     on = board.on()
     wanted = board.run(few)
     settled = settle(board.module)
@@ -114,7 +113,7 @@ def assign(board: Switchboard, floating: Sequence[str], batches: Sequence[Batch]
     """Turn on all layers but those of these names; with ``prepare``, biases take up what that rounds."""
     board.turn(lambda site: site.name not in floating)
     if prepare:
-        bias.correct(board, batches[:CORRECTED_WITH])
+        bias.correct(board, batches)
 
 
 def exported(module: GraphModule, calibration: Calibration) -> ExportedProgram:

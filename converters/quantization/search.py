@@ -27,12 +27,14 @@ class Choice:
     """``floating``: layers left in floating point → the noise that each alone would add, the dearest first.
 
     ``steps``: all that was measured, by how many were left. ``within``: whether the budget is kept. ``order``: all
-    layers, in the order in which they are left in floating point; empty where nobody had to know it.
+    layers, in the order in which they are left in floating point; empty where nobody had to know it. ``reference``:
+    what the board gave for all inputs without any rounding.
     """
 
     floating: dict[str, float]
     steps: tuple[Step, ...]
     within: bool
+    reference: Tensor
     order: tuple[str, ...] = ()
 
 
@@ -88,7 +90,7 @@ def choose(
         board.gated = loss(reference, board.run(batches), labels).within(budget)
     board.turn(lambda site: site.name not in floating)
     order = tuple(site.name for site, _ in ranked)
-    return Choice(floating, tuple(steps[k] for k in sorted(steps)), good(count), order)
+    return Choice(floating, tuple(steps[k] for k in sorted(steps)), good(count), reference, order)
 
 
 def others(chosen: int, layers: int, more: int) -> list[int]:

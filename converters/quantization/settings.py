@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lvexport.converters.contract import Budget
+from lvexport.converters.contract import Budget, Integers
 
 OBSERVER_NAMES = ("percentile", "mse", "min-max", "entropy")  # the first is the default
 
@@ -15,8 +15,8 @@ class Settings:
     layers is rounded so that integers can compute it.
 
     ``prepare``: equalise channels and correct biases before. ``budget``: None to round every layer; else as many as
-    keep it, and ``kept`` of them at least are left as they are. ``narrow``: as many weights as then keep the budget
-    have 4 bits.
+    keep it, and ``kept`` of them at least are left as they are. ``narrow``: what as many weights as then keep
+    the budget are rounded to; None for none.
     """
 
     bits: int
@@ -25,7 +25,7 @@ class Settings:
     budget: Budget | None = None
     kept: int = 0
     gates: bool = False
-    narrow: bool = False
+    narrow: Integers | None = None
 
 
 @dataclass(frozen=True)

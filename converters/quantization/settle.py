@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from lvexport.converters.contract import Integers
 from lvexport.converters.quantization.grids import QUANTIZED, Grid
 from lvexport.converters.quantization.switches import Rounding, Shift, Weight
 from lvexport.converters.rewrites import layers
@@ -80,7 +81,7 @@ def _weight(module: GraphModule, node: Node, switch: Weight) -> Node:
 
 def integer_weight(module: GraphModule, before: Node, data: Tensor, scale: Tensor, bits: int = 8) -> Node:
     """The weight of ``data`` (O, …) times ``scale`` (O,), as constants and the product."""
-    largest = 2 ** (bits - 1) - 1
+    largest = Integers(bits).largest
     constants = [
         keep(module, before, f"{before.name}_integers", data),
         keep(module, before, f"{before.name}_scales", scale),

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from lvexport.converters.compression import quantize as round_weight
-from lvexport.converters.contract import Budget
+from lvexport.converters.contract import Budget, Integers
 from lvexport.converters.quantization import bias
 from lvexport.converters.quantization.channels import connected
 from lvexport.converters.quantization.equalize import equalize
 from lvexport.converters.quantization.grids import Grid, spanning
 from lvexport.converters.quantization.loss import loss
-from lvexport.converters.quantization.narrow import FORM, candidates, fit, narrow
+from lvexport.converters.quantization.narrow import candidates, fit, narrow
 from lvexport.converters.quantization.observers import BINS, OBSERVERS, Seen
 from lvexport.converters.quantization.quantize import WEIGHTS, Calibration, Others, grids, observed, quantize
 from lvexport.converters.quantization.search import choose, fewest
@@ -33,6 +33,7 @@ from lvexport.converters.rewrites.graph import constant
 from tests.networks import SIDE, Dense, Small, small, with_outliers
 
 Batches = list[tuple[Tensor, ...]]
+FORM = Integers(4, half=True)
 
 
 def pictures(count: int, seed: int = 0) -> Batches:
@@ -204,10 +205,10 @@ def test_weights_have_four_bits_where_the_budget_allows_it(drop: float, all_of_t
     module, batches = program(Dense().eval()), pictures(32)
     found = sites(module)
     board = Switchboard(module, found, grids(found, observed(module, found, batches), Settings(8)), WEIGHTS)
-    board.turn(lambda site: True)
     reference = board.run(batches)
     labels = reference.argmax(1)
-    narrowed = narrow(board, batches, labels, Budget(drop, retrieval=0.0))
+    board.turn(lambda site: True)
+    narrowed = narrow(board, batches, reference, labels, Budget(drop, retrieval=0.0), FORM)
     bits = {s.site.name: s.weight.quantized.bits for s in board.switched}
     able = {site.name for site in candidates(board)}
     assert len(able) == 3
@@ -221,11 +222,10 @@ def test_fitted_weights_of_four_bits_lose_less() -> None:
     module, batches = program(Dense().eval()), pictures(32)
     found = sites(module)
     board = Switchboard(module, found, grids(found, observed(module, found, batches), Settings(8)), WEIGHTS)
-    board.turn(lambda site: False)
     reference = board.run(batches)
     board.turn(lambda site: True)
     able = candidates(board)
-    fit(board, batches, able)
+    fit(board, batches, able, FORM)
     fitted = noise_db(reference, board.run(batches))
     for switched in board.switched:
         if switched.site in able:

@@ -37,7 +37,6 @@ def model():
                 setattr(parent, name, nn.ReLU())
     return network
 """
-# Numbers beyond the range of half precision on the way, which a device need not get right; every output is as it was.
 NETWORK = """
 import torch
 from torch import nn
@@ -46,6 +45,7 @@ def network():
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 16, 3, 4, 1), nn.SiLU(), nn.Flatten(), nn.Linear(4096, 10))
 """
+# Numbers beyond the range of half precision on the way, which a device need not get right; every output is as it was.
 LARGE = f"""{NETWORK}
 class Large(nn.Module):
     def __init__(self):

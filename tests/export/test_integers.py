@@ -44,8 +44,10 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> lvexport.Bundle:
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> lvexport.Bundle:
     """Weights of 4 bits."""
     out = tmp_path_factory.mktemp("narrow")
-    known = {"imgsz": SIDE, "samples": 100, "output": out, "name": "dense", "min_ios": "18"}
-    return lvexport.export(Dense().eval(), NARROW_TARGETS, ["w4a8"], **known)  # type: ignore[arg-type]
+    network = Dense().eval()
+    return lvexport.export(
+        network, NARROW_TARGETS, ["w4a8"], imgsz=SIDE, samples=100, output=out, name="dense", min_ios="18"
+    )
 
 
 def row(bundle: lvexport.Bundle, target: str) -> ArtifactInfo:
