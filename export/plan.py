@@ -104,7 +104,7 @@ def default_rewrites(cell: Cell, family: str | None) -> tuple[str, ...]:
     if recipe.weights is None:
         return default(cell.target, cell.recipe, family)
     alike = default("executorch", FP32.name, family)
-    return tuple(name for name in alike if REWRITES[name].suits(recipe))
+    return tuple(name for name in alike if REWRITES[name].suits(cell.target, recipe))
 
 
 def targets(names: Iterable[str]) -> list[str]:

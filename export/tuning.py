@@ -108,7 +108,7 @@ def allowed(cell: Cell) -> Names:
     recipe = cell.converter.recipes[cell.recipe]
     if recipe.weights is not None:
         return ()
-    return tuple(r.name for r in REWRITES.values() if r.suits(recipe))
+    return tuple(r.name for r in REWRITES.values() if r.suits(cell.target, recipe))
 
 
 @dataclass

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
 from lvexport.converters.rewrites import axes, layers
-from lvexport.converters.rewrites.axes import View
 from lvexport.converters.rewrites.graph import (
     ATEN,
     arguments,
@@ -21,6 +19,7 @@ from lvexport.converters.rewrites.graph import (
     shape,
     value,
 )
+from lvexport.converters.rewrites.parts import Part, parts
 
 
 def split_projections(module: GraphModule) -> None:
@@ -28,71 +27,20 @@ def split_projections(module: GraphModule) -> None:
     for layer in calls(module, *layers.LAYERS):
         if not layers.is_layer(module, layer) or layers.group_count(layer) != 1:
             continue
-        pieces = _pieces(layer, axes.whole(shape(layer)))
-        if pieces and all(piece is not layer and _is_all_but_features(layer, view) for piece, view in pieces):
-            for piece, view in pieces:
-                _replace_piece(module, layer, piece, view)
+        pieces = parts(layer)
+        if pieces and all(part is not None and part.is_less for part in pieces.values()):
+            for piece, part in pieces.items():
+                assert part is not None
+                _replace_piece(module, layer, piece, part)
     prune(module)
 
 
-def _pieces(node: Node, view: View) -> list[tuple[Node, View]]:
-    """The parts of a layer's output that something other than a view reads, with what of it they are.
-
-    The layer itself is among them where it is read as a whole, or in a part that is no product of ranges.
-    """
-    found: list[tuple[Node, View]] = []
-    for user in node.users:
-        parts = {} if user.op != "call_function" else _taken(user, view)
-        if not parts or any(part is None for part in parts.values()):
-            found.append((node, view))
-        for part, its in parts.items():
-            if its is not None:
-                found += _pieces(part, its)
-    return list(dict(found).items())
-
-
-def _taken(user: Node, view: View) -> dict[Node, View | None]:
-    """What a view, or a node that takes a view apart, gives; nothing for all other nodes."""
-    if user.target in axes.VIEWS:
-        return {user: axes.through(user, view)}
-    return axes.parts(user, view) or {}
-
-
-def _is_all_but_features(layer: Node, view: View) -> bool:
-    """Whether a part leaves out nothing but some of a layer's output channels, and not all of them are in it."""
-    inner, outer = _feature_strides(layer)
-    others = prod(size for size, stride in view.atoms if not inner <= stride < outer)
-    channels = prod(size for size, _ in view.atoms) // others
-    within = view.offset % inner == 0 and view.offset < outer
-    return within and others * (outer // inner) == prod(shape(layer)) and channels < outer // inner
-
-
-def _feature_strides(layer: Node) -> tuple[int, int]:
-    """The stride of a layer's output channels, and that of what lies outside of them."""
-    axis = layers.output_axis(layer)
-    inner = prod(shape(layer)[axis + 1 :])
-    return inner, inner * shape(layer)[axis]
-
-
-def _replace_piece(module: GraphModule, layer: Node, piece: Node, view: View) -> None:
+def _replace_piece(module: GraphModule, layer: Node, piece: Node, part: Part) -> None:
     """Give a part of a layer's output a layer of its own, with those rows of the weights."""
-    inner, outer = _feature_strides(layer)
-    features = sorted((a for a in view.atoms if inner <= a[1] < outer), key=lambda a: -a[1])
-    rows = torch.tensor([view.offset // inner])
-    for size, stride in features:
-        rows = (rows[:, None] + torch.arange(size) * (stride // inner)).reshape(-1)
     weight, bias = layers.numbers(module, layer)
-    part = layers.like(module, layer, weight[rows], bias[rows])
-    strides = {atom: inner * prod(size for size, _ in features[i + 1 :]) for i, atom in enumerate(features)}
-
-    def moved(atom: axes.Atom) -> axes.Atom:
-        size, stride = atom
-        if atom in strides:
-            return size, strides[atom]
-        return (size, stride // outer * inner * len(rows)) if stride >= outer else atom
-
-    own = View(tuple(tuple(map(moved, dimension)) for dimension in view.dimensions))
-    piece.replace_all_uses_with(axes.emit(piece, part, own))
+    rows = part.rows
+    own = layers.like(module, layer, weight[rows], bias[rows])
+    piece.replace_all_uses_with(axes.emit(piece, own, part.alone))
 
 
 def spell_attention(module: GraphModule) -> None:

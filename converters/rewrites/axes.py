@@ -177,6 +177,7 @@ _TAKERS: dict[Any, Any] = {
     ATEN.select.int: _select,
     ATEN.slice.Tensor: _slice,
 }
+TAKERS = tuple(_TAKERS)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -201,19 +203,31 @@ def _is_blind(user: Node, node: Node, axis: int) -> bool:
 
 def spell_group_norms(module: GraphModule) -> None:
     """Write group normalisation over all channels as means over the map and over channels, in two passes."""
+    _spell_group_norms(module, _mean_in_two)
+
+
+def spell_whole_norms(module: GraphModule) -> None:
+    """The same with means over map and channels at once, which takes no view with a dimension for the group."""
+    _spell_group_norms(module, lambda _, norm, x: call(norm, ATEN.mean.dim, x, [1, 2, 3], True))
+
+
+Mean = Callable[[GraphModule, Node, Node], Node]  # of a map, in front of a node
+
+
+def _mean_in_two(module: GraphModule, norm: Node, x: Node) -> Node:
+    return layers.mean_over(module, norm, call(norm, ATEN.mean.dim, x, [2, 3], True), 1)
+
+
+def _spell_group_norms(module: GraphModule, mean: Mean) -> None:
     for norm in calls(module, ATEN.group_norm.default):
         given = arguments(norm)
         if given["num_groups"] == 1 and value(norm).ndim == 4:
-            replace(norm, _spelled_group_norm(module, norm, given))
+            replace(norm, _spelled_group_norm(norm, given, partial(mean, module, norm)))
     prune(module)
 
 
-def _spelled_group_norm(module: GraphModule, norm: Node, given: dict[str, Any]) -> Node:
+def _spelled_group_norm(norm: Node, given: dict[str, Any], mean: Callable[[Node], Node]) -> Node:
     x: Node = given["input"]
-
-    def mean(of: Node) -> Node:
-        return layers.mean_over(module, norm, call(norm, ATEN.mean.dim, of, [2, 3], True), 1)
-
     centred = call(norm, ATEN.sub.Tensor, x, mean(x))
     variance = mean(call(norm, ATEN.mul.Tensor, centred, centred))
     inverse = call(norm, ATEN.rsqrt.default, call(norm, ATEN.add.Tensor, variance, given["eps"]))

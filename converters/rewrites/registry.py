@@ -18,17 +18,19 @@ class Rewrite:
     """One change of a program that leaves what it computes as it is.
 
     ``function``: ``module.function`` in this package. ``squares``: it writes out squares and their means, which leave
-    the range of half precision where the operation that it replaces does not.
+    the range of half precision where the operation that it replaces does not. ``but_for``: the targets whose
+    converter writes out the same squares by itself.
     """
 
     name: str
     summary: str
     function: str
     squares: bool = False
+    but_for: tuple[str, ...] = ()
 
-    def suits(self, recipe: Recipe) -> bool:
-        """Whether it squares no numbers where half precision would hold them."""
-        return recipe.squares or not self.squares
+    def suits(self, target: str, recipe: Recipe) -> bool:
+        """Whether it squares no numbers where half precision would hold them and does not hold them already."""
+        return recipe.squares or not self.squares or target in self.but_for
 
     def apply(self, module: GraphModule) -> None:
         """Change the module in place. Loads torch."""
@@ -56,6 +58,15 @@ REWRITES = {
             squares=True,
         ),
         Rewrite("group-norms", "group normalisation as means that delegates take", "norms.spell_group_norms", True),
+        Rewrite(
+            "whole-norms",
+            "group normalisation of one group without a dimension for the group",
+            "norms.spell_whole_norms",
+            squares=True,
+            but_for=("coreml", "executorch:coreml"),
+        ),
+        Rewrite("parts", "queries, keys and values split along the heads", "slices.split_parts"),
+        Rewrite("transposes", "products transposed where views go by it", "transposes.transpose_products"),
         Rewrite(
             "slices",
             "splits as slices, strides as depthwise convolutions, and sums of these as one",

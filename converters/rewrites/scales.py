@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from lvexport.converters.rewrites import axes, layers
+from lvexport.converters.rewrites import axes, layers, parts
 from lvexport.converters.rewrites.graph import (
     ATEN,
     calls,
@@ -65,6 +65,8 @@ def _fold_backwards(module: GraphModule, node: Any, scale: Tensor, axis: int | N
             return False
         layers.transform_outputs(module, node, scale)
         return True
+    if axis is None and _fold_into_part(module, node, scale):
+        return True
     if node.target in axes.VIEWS:
         origin = None if axis is None else axes.origin(node, axis)
         if axis is not None and origin is None:
@@ -73,6 +75,25 @@ def _fold_backwards(module: GraphModule, node: Any, scale: Tensor, axis: int | N
     if is_call(node, ATEN.matmul.default, ATEN.bmm.default) and axis is None and node.args[0] is not node.args[1]:
         return any(_fold_backwards(module, factor, scale, None) for factor in node.args)
     return False
+
+
+def _fold_into_part(module: GraphModule, node: Node, scale: Tensor) -> bool:
+    """Scale the rows of a layer that make a part of what it gives, where they make no other part."""
+    layer = parts.source(node)
+    if not layers.is_layer(module, layer):
+        return False
+    found = parts.parts(layer)
+    part = found.pop(node, None)
+    if part is None or any(other is None or _overlap(part.rows, other.rows) for other in found.values()):
+        return False
+    factors = torch.ones(part.outer // part.inner, dtype=torch.double)
+    factors[part.rows] = scale
+    layers.transform_outputs(module, layer, factors)
+    return True
+
+
+def _overlap(a: Tensor, b: Tensor) -> bool:
+    return bool(torch.isin(a, b).any())
 
 
 def _fold_forwards(module: GraphModule, product: Node, scale: Tensor, axis: int | None) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import operator
+
 import torch
 from torch.fx import GraphModule, Node
 
@@ -36,6 +39,61 @@ def spell_slices(module: GraphModule) -> None:
         _spell_strides(module, node)
     _merge_convolutions(module)
     prune(module)
+
+
+def split_parts(module: GraphModule) -> None:
+    """Take queries, keys and values apart along the heads, and whatever else has a dimension of its own for that.
+
+    That spares the dimension: the views before have one fewer, and no part has one of size 1 to lose.
+    """
+    for node in calls(module, ATEN.unbind.int):
+        given = arguments(node)
+        split = _as_split(node, given["self"], given["dim"])
+        if split is not None:
+            replace(node, split)
+    for selections in _selections(module):
+        first = next(node for node in module.graph.nodes if node in selections)
+        given = arguments(first)
+        split = _as_split(first, given["self"], given["dim"])
+        if split is not None:
+            for index, node in enumerate(selections):
+                replace(node, call(node, operator.getitem, split, index))
+    prune(module)
+
+
+def _selections(module: GraphModule) -> list[list[Node]]:
+    """Selections that together are all of what they are taken from, each of it once, in the order of their places."""
+    found: dict[tuple[Node, int], dict[int, Node]] = {}
+    for node in calls(module, ATEN.select.int):
+        given = arguments(node)
+        sizes = shape(given["self"])
+        axis = given["dim"] % len(sizes)
+        found.setdefault((given["self"], axis), {})[given["index"] % sizes[axis]] = node
+    return [
+        [its[i] for i in range(len(its))]
+        for (source, axis), its in found.items()
+        if len(its) == shape(source)[axis] == len(source.users)
+    ]
+
+
+def _as_split(before: Node, source: Node, axis: int) -> Node | None:
+    """A split along the dimension that lies within an axis; None where none does, or where that takes more views."""
+    found = axes.chain(source)
+    dimensions = list(found.view.dimensions)
+    axis %= len(dimensions)
+    outer = dimensions[axis]
+    inner = next((i for i, d in enumerate(dimensions) if d and len(axes.merged((*outer, d[0]))) == 1), None)
+    if not outer or inner is None:
+        return None
+    size = found.view.shape[inner]
+    dimensions[inner] = (*outer, *dimensions[inner])
+    place = inner - (axis < inner)
+    del dimensions[axis]
+    joined = dataclasses.replace(found.view, dimensions=tuple(dimensions))
+    spared = found.view.shape[axis]  # dimensions of size 1, one for each part
+    if axes.length(shape(found.source), joined, axes.MOST_DIMENSIONS) >= len(found.steps) + spared:
+        return None
+    return call(before, ATEN.split.Tensor, axes.emit(before, found.source, joined), size, place)
 
 
 def _spell_split(node: Node) -> None:

@@ -79,7 +79,7 @@ def test_neighbours_change_places() -> None:
 def test_nothing_squares_in_half_precision(target: str, recipe: str) -> None:
     tried = tuning.allowed(Cell(target, recipe, ()))
     squares = recipe == "fp32" or target in {"executorch", "tflite"}  # which normalise in single precision
-    assert any(REWRITES[name].squares for name in tried) == squares
+    assert any(REWRITES[name].squares and target not in REWRITES[name].but_for for name in tried) == squares
 
 
 @pytest.mark.parametrize("target", ["coreml", "executorch", "onnx", "tflite"])
