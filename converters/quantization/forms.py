@@ -28,13 +28,19 @@ def with_float_weights(program: ExportedProgram) -> GraphModule:
 
 def _float_weights(module: GraphModule) -> None:
     for node in calls(module, QUANTIZED.dequantize_per_channel.default):
-        data, scale = constant(module, node.args[0]), constant(module, node.args[1])
-        assert data is not None
-        assert scale is not None
-        number = keep(module, node, f"{node.name}_numbers", data * column(scale, data))
+        number = _numbers(module, node)
+        assert number is not None
         grid = (*node.args[1:4], -_LARGEST, _LARGEST, torch.int8)  # that of 8 bits, on which fewer lie too
         node.args = (call(node, QUANTIZED.quantize_per_channel.default, number, *grid), *grid)
     prune(module)
+
+
+def _numbers(module: GraphModule, reading: Node) -> Node | None:
+    """What the integers of a weight stand for, as a new constant; None where they are none."""
+    data, scale = constant(module, reading.args[0]), constant(module, reading.args[1])
+    if data is None or scale is None:
+        return None
+    return keep(module, reading, f"{reading.name}_numbers", data * column(scale, data))
 
 
 def bits(reading: Node) -> int:
@@ -49,9 +55,9 @@ def with_narrow_numbers(program: ExportedProgram) -> ExportedProgram:
 
     def spell(module: GraphModule) -> None:
         for node in calls(module, QUANTIZED.dequantize_per_channel.default):
-            data, scale = constant(module, node.args[0]), constant(module, node.args[1])
-            if bits(node) == 4 and data is not None and scale is not None:
-                replace(node, keep(module, node, f"{node.name}_numbers", data * column(scale, data)))
+            number = _numbers(module, node) if bits(node) == 4 else None
+            if number is not None:
+                replace(node, number)
         prune(module)
 
     return torch.export.export(rewritten(program, spell), examples(program))
