@@ -62,9 +62,11 @@ class _Read:
 
     def layer(self, module: GraphModule) -> Node | None:
         """The linear layer that alone reads it, and a batch: without, coremltools makes a layer of it again."""
-        (user, *others) = self.end.users
+        if len(self.end.users) != 1 or len(shape(self.end)) < 3:
+            return None
+        (user,) = self.end.users
         linear = is_call(user, ATEN.linear.default) and layers.is_layer(module, user) and user.args[0] is self.end
-        return user if linear and not others and len(shape(self.end)) > 2 else None
+        return user if linear else None
 
 
 def _transposed(product: Node) -> Node:
