@@ -32,9 +32,9 @@ PACKAGES = """
 ## Core ML, counted
 
 Packages of coremltools' minimal script, and of ours, by what does not depend on a device: operators, those among them
-that only move numbers, casts, and the most bytes of tensors that are alive at once, in the order of the program. Weights
-are random and biases zero: where a linear layer became a product, in `mobilevit_xxs` and `efficientformer_nano`, a trained
-bias is an addition more, up to 9 and 2 of them.
+that only move numbers, casts, and the most bytes of tensors that are alive at once, in the order of the program.
+Weights are random and biases zero: where a linear layer became a product, in `mobilevit_xxs` and
+`efficientformer_nano`, a trained bias is an addition more, up to 9 and 2 of them.
 
 | network | recipe | operators | moving | casts | peak, KiB |
 |---|---|---|---|---|---|
