@@ -35,7 +35,7 @@ class Part:
 
     @cached_property
     def rows(self) -> Tensor:
-        """Which rows of weights make it, in ascending order of the factors' strides."""
+        """Which rows of weights make it, in ascending order."""
         rows = torch.tensor([self.view.offset // self.inner])
         for size, stride in self.features:
             rows = (rows[:, None] + torch.arange(size) * (stride // self.inner)).reshape(-1)

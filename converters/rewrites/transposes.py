@@ -36,8 +36,11 @@ def _turn(module: GraphModule, product: Node) -> None:
         read.end.replace_all_uses_with(axes.emit(product, _transposed(product), turned))
         return
     layer = read.layer(module)
-    swapped = _swapped(turned)
-    if layer is not None and axes.length(sizes, swapped, axes.MOST_DIMENSIONS) < own:
+    if layer is None:
+        return
+    *rest, rows, columns = range(len(turned.dimensions))
+    swapped = axes.permuted(turned, [*rest, columns, rows])
+    if axes.length(sizes, swapped, axes.MOST_DIMENSIONS) < own:
         given = axes.emit(product, _transposed(product), swapped)
         graph.replace(layer, _product_of(module, layer, given))
 
@@ -90,11 +93,6 @@ def _relabelled(view: View, sizes: tuple[int, ...]) -> View:
         return (size, stride // columns) if stride >= columns else (size, stride * rows)
 
     return replace(view, dimensions=tuple(tuple(map(moved, dimension)) for dimension in view.dimensions))
-
-
-def _swapped(view: View) -> View:
-    *rest, rows, columns = view.dimensions
-    return replace(view, dimensions=(*rest, columns, rows))
 
 
 def _product_of(module: GraphModule, layer: Node, given: Node) -> Node:

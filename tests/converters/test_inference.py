@@ -482,6 +482,18 @@ def test_a_layer_without_a_batch_stays_a_layer() -> None:
     assert found["linear"] == 1
 
 
+class Flattened(nn.Module):
+    """A product of which views leave fewer than two dimensions: a single number, and a row."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return (x[:1] @ x[:1].T).squeeze(), (x @ x.T).flatten()
+
+
+def test_products_in_fewer_than_two_dimensions_stay() -> None:
+    found = operations(rewritten(Flattened(), torch.randn(3, 2), names=["transposes"]))
+    assert found["matmul"] == 2
+
+
 @pytest.mark.parametrize(("groups", "norms"), [(1, 0), (2, 1)])
 def test_a_norm_of_one_group_takes_no_views(groups: int, norms: int) -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(groups, 8))
