@@ -39,9 +39,10 @@ class CoreML:
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:
         import coremltools as ct
 
+        from lvexport.converters.derived import for_core_ml
         from lvexport.converters.quantization.forms import with_narrow_numbers
 
-        program = captured.program()
+        program = for_core_ml(captured.program())
         if request.recipe.narrow is not None:
             program = with_narrow_numbers(program)
         arguments: dict[str, Any] = {

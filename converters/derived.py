@@ -11,18 +11,35 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from lvexport.converters.contract import Normalisation
+from lvexport.converters.rewrites import axes
 from lvexport.converters.rewrites.activations import spell_hard_sigmoids
+from lvexport.converters.rewrites.graph import arguments, call, calls, replace, shape
+from lvexport.converters.rewrites.resizes import RESIZES, spell_resizes
+from lvexport.converters.rewrites.views import limit_views
 
 # aten.avg_pool2d's arguments where they are left out: input, kernel_size, stride, padding, ceil_mode,
 # count_include_pad, divisor_override (aten/src/ATen/native/native_functions.yaml)
 _POOLING = (None, None, (), (0, 0), False, True, None)
 
+_CORE_ML_DIMENSIONS = 5  # coremltools refuses programs with more (converters/mil/mil/program.py)
+
 
 def for_xnnpack(program: ExportedProgram) -> ExportedProgram:
     """The same program in the form in which ExecuTorch computes all of it right."""
     return torch.export.export(
-        rewritten(program, flatten_softmax, spell_group_norms, spell_hard_sigmoids), examples(program)
+        rewritten(program, spell_resizes, flatten_softmax, spell_group_norms, spell_hard_sigmoids), examples(program)
     )
+
+
+def for_core_ml(program: ExportedProgram) -> ExportedProgram:
+    """The same program in the form that coremltools takes; itself where it is in that form."""
+    nodes = [node for node in program.graph.nodes if node.op == "call_function"]
+    ordered = (node for node in nodes if node.target in axes.ORDERING)
+    high = any(len(node.meta["val"].shape) > _CORE_ML_DIMENSIONS for node in ordered)
+    if not high and not any(node.target in RESIZES for node in nodes):
+        return program
+    limited = rewritten(program, spell_resizes, lambda module: limit_views(module, _CORE_ML_DIMENSIONS))
+    return torch.export.export(limited, examples(program))
 
 
 def for_core_ai(program: ExportedProgram) -> ExportedProgram:
@@ -100,24 +117,32 @@ def _spelled_group_norm(
 
 
 def flatten_softmax(module: torch.fx.GraphModule) -> None:
-    """Take every softmax of four-dimensional numbers over a matrix.
+    """Take every softmax over the last dimension, and of four-dimensional numbers over a matrix.
 
-    ExecuTorch 1.5.1 keeps what follows a convolution in channels-last order, and its pass that does so
-    (backends/xnnpack/_passes/channels_last_tagged_reshape_pass.py) leaves softmax out of the operators that need the
-    original order: the delegate then normalises over channels in place of the last dimension. A reshape restores the
-    order, as it did for other ranks in pytorch/executorch pull request 12520.
+    XNNPACK has no other softmax. ExecuTorch 1.5.1 keeps what follows a convolution in channels-last order, and its pass
+    that does so (backends/xnnpack/_passes/channels_last_tagged_reshape_pass.py) leaves softmax out of the operators
+    that need the original order: the delegate then normalises over channels in place of the last dimension. A reshape
+    restores the order, as it did for other ranks in pytorch/executorch pull request 12520.
     """
-    aten, graph = torch.ops.aten, module.graph
-    for node in graph.find_nodes(op="call_function", target=aten.softmax.int):
-        shape = tuple(node.meta["val"].shape)
-        if len(shape) != 4 or node.args[1] not in (-1, 3):
+    aten = torch.ops.aten
+    for node in calls(module, aten.softmax.int):
+        x, rank = arguments(node)["self"], len(shape(node))
+        axis = arguments(node)["dim"] % max(rank, 1)
+        if rank and axis != rank - 1:
+            turned = call(node, aten.transpose.int, x, axis, -1)
+            result = call(node, aten.transpose.int, _softmax_of_rows(node, turned), axis, -1)
+        elif rank == 4:
+            result = _softmax_of_rows(node, x)
+        else:
             continue
-        with graph.inserting_before(node):
-            node.replace_input_with(
-                node.args[0], graph.call_function(aten.reshape.default, (node.args[0], [-1, shape[-1]]))
-            )
-            node.update_arg(1, -1)
-        follow(node, aten.reshape.default, list(shape))
+        replace(node, result)
+
+
+def _softmax_of_rows(node: torch.fx.Node, x: torch.fx.Node) -> torch.fx.Node:
+    """A softmax over the last dimension of ``x``, of the kind that a node is."""
+    given, sizes = arguments(node), shape(x)
+    rows = axes.reshape(node, x, (-1, sizes[-1])) if len(sizes) == 4 else x
+    return axes.reshape(node, call(node, node.target, rows, -1, given["dtype"]), sizes)  # type: ignore[arg-type]
 
 
 def count_padding(module: torch.fx.GraphModule) -> None:

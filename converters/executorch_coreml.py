@@ -42,6 +42,7 @@ class ExecuTorchCoreML:
         from executorch.backends.apple.coreml.partition import CoreMLPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
+        from lvexport.converters.derived import for_core_ml
         from lvexport.converters.quantization.forms import with_narrow_numbers
 
         specs = CoreMLBackend.generate_compile_specs(
@@ -49,7 +50,7 @@ class ExecuTorchCoreML:
             compute_precision=getattr(ct.precision, PRECISIONS[request.recipe.significand_bits]),
         )
         partitioner = CoreMLPartitioner(compile_specs=specs)
-        program, integers = captured.program(), weights_of(request.recipe)
+        program, integers = for_core_ml(captured.program()), weights_of(request.recipe)
         if request.recipe.narrow is not None:
             program = with_narrow_numbers(program)
         edge = to_edge_transform_and_lower(program, partitioner=[partitioner])

@@ -11,15 +11,17 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
 from lvexport.converters.derived import examples, follow, rewritten
+from lvexport.converters.rewrites.constants import fold_constants
 from lvexport.converters.rewrites.graph import ATEN, call, calls, constant, keep
 from lvexport.converters.rewrites.norms import fold_batch_norms
 
-NORMS = (ATEN.layer_norm.default, ATEN.group_norm.default)
-# What may stand between a square and the root of a mean of squares, each taking that as its first argument.
+NORMS = (ATEN.layer_norm.default, ATEN.group_norm.default, ATEN.linalg_vector_norm.default)
+# What may stand between a square and the root of a mean or sum of squares, each taking that as its first argument.
 _ON_THE_WAY = (
     ATEN.linear.default,
     ATEN.conv2d.default,
     ATEN.mean.dim,
+    ATEN.sum.dim_IntList,
     ATEN.add.Tensor,
     ATEN.reshape.default,
     ATEN.view.default,
@@ -47,9 +49,10 @@ def halve(
     Batch normalisation is folded into convolutions while both are in single precision: folded in half, every channel's
     factor would be rounded, and such errors do not average out. Normalisation is computed in single precision between
     casts, also where it is written out, for it sums squares over the width or more, which leave the range of half
-    precision; and so are the operations ``wide``. ``rewrites`` come first.
+    precision; and so are the operations ``wide``. ``rewrites`` come first. What depends on no input, as encodings of
+    positions do, is computed in single precision here.
     """
-    module = rewritten(program, fold_batch_norms, *rewrites)
+    module = rewritten(program, fold_constants, fold_batch_norms, *rewrites, _halve_types)
     constants = _widen(module, {*calls(module, *NORMS, *wide), *_spelled_norms(module)})
     module.half()
     for name, value in constants.items():
@@ -58,9 +61,23 @@ def halve(
     return torch.export.export(_Half(module), examples(program))
 
 
+def _halve_types(module: GraphModule) -> None:
+    """Have what asks for another floating-point type by name ask for half precision, and no node insist on a type."""
+    for node in calls(module, ATEN._assert_tensor_metadata.default):
+        module.graph.erase_node(node)
+    for node in module.graph.nodes:
+        if node.op == "call_function":
+            node.args = tuple(map(_narrow, node.args))
+            node.kwargs = {name: _narrow(value) for name, value in node.kwargs.items()}
+
+
+def _narrow(argument: Any) -> Any:
+    return torch.float16 if isinstance(argument, torch.dtype) and argument.is_floating_point else argument
+
+
 def _spelled_norms(module: GraphModule) -> Iterator[Node]:
-    """All nodes of what multiplies something by the inverse root of its own mean square, centred or not."""
-    for root in calls(module, ATEN.rsqrt.default):
+    """All nodes of norms, and of what multiplies something by the inverse root of its mean square, centred or not."""
+    for root in calls(module, ATEN.rsqrt.default, ATEN.sqrt.default):
         way = _way(root)
         square = way[-1]
         if not _is_square(square):

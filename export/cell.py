@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import statistics
 import sys
 import threading
@@ -79,6 +80,7 @@ POLL_SECONDS = 0.02
 # looking through them every 700 new ones takes a tenth of a conversion's time.
 GARBAGE_AFTER = 100_000
 COVERAGE_SAMPLES = 64  # of the inputs judged with, that are looked at for what calibration did not see
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 WARM_UP = 3  # runs that are not timed: caches, lazy initialisation
 
 
@@ -350,11 +352,21 @@ def perform(job: Job) -> Answer:
     except MemoryError:
         return Answer(failure=Failure("it ran out of memory", traceback=traceback.format_exc()))
     except Exception as error:  # a converter or a user's model may raise anything
-        return Answer(failure=Failure(f"{type(error).__name__}: {first_line(error)}", traceback=traceback.format_exc()))
+        return Answer(failure=Failure(explained(error), traceback=traceback.format_exc()))
 
 
-def first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+def explained(error: BaseException) -> str:
+    """What was raised and what that came from first, for some libraries say only what they were about to do next."""
+    root = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    own = f"{type(error).__name__}: {first_line(error)}"
+    return own if root is error else f"{own.rstrip('.:')}, which came of {type(root).__name__}: {first_line(root)}"
+
+
+def first_line(error: BaseException) -> str:
+    """Of its message, without the sequences that colour it."""
+    lines = [line.strip() for line in _COLOUR.sub("", str(error)).splitlines() if line.strip()]
     return lines[0] if lines else "no message"
 
 

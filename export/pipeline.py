@@ -39,7 +39,16 @@ from lvexport.quantizing import network_of
 from lvexport.source import Source
 from lvexport.validation.contract import Array
 from lvexport.validation.labelling import mislabelled
-from lvexport.validation.verdict import Interval, Verdict, bounded, eased, judge_all, judge_compressed, with_layers
+from lvexport.validation.verdict import (
+    Interval,
+    Verdict,
+    blind,
+    bounded,
+    eased,
+    judge_all,
+    judge_compressed,
+    with_layers,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -333,7 +342,7 @@ def finish(
         )
     except ValueError as error:
         return info.model_copy(update={"error": str(error)})
-    wrong = mislabelled(original.capture.source.labels, made.run.labels)
+    wrong = mislabelled(original.capture.source.labels, made.run.labels) or blind(references)
     return info.model_copy(update=judgement(verdict, wrong, sampled.origin))
 
 
@@ -405,11 +414,11 @@ def judge_run(
     return bounded(verdict, Interval(samples, {name: one.sqnr_db for name, one in found.items()}, overflow))
 
 
-def judgement(verdict: Verdict, mislabelled: str | None, origin: str) -> dict[str, object]:
-    """What a verdict, and what is wrong with the labels, make of an artifact's row."""
-    verdict = replace(verdict, passed=verdict.passed and mislabelled is None)
+def judgement(verdict: Verdict, wrong: str | None, origin: str) -> dict[str, object]:
+    """What a verdict, and what is wrong besides, make of an artifact's row."""
+    verdict = replace(verdict, passed=verdict.passed and wrong is None)
     status = "ok" if verdict.passed else "failed"
-    return {"status": status, "verdict": verdict_info(verdict, origin), "error": mislabelled}
+    return {"status": status, "verdict": verdict_info(verdict, origin), "error": wrong}
 
 
 def verdict_info(verdict: Verdict, origin: str) -> VerdictInfo:

@@ -265,9 +265,15 @@ def problems(bundle: Bundle) -> None:
         if found is not None and found.numerics == JUDGED:
             text = f"{name} overflows: {found.operation} {BEYOND} {REMEDY}"
         elif a.status == "failed" and a.error is not None:
-            text = f"{name} does not answer as the original does: {a.error}. Do not ship it."
+            text = f"{name} failed its verdict: {a.error}. Do not ship it."
         elif a.status == "failed" and v is not None and v.compression is not None:
             text = f"{name} {compression_problem(a.recipe, v, v.compression)} Do not ship it."
+        elif a.status == "failed" and v is not None and v.max_abs_error is None:
+            text = (
+                f"{name} answers with infinite numbers or NaN where the original has finite ones. In half precision, "
+                "numbers beyond ±65,504 are infinite. Do not ship it: make it with --quantize fp32, or scale what the "
+                "network computes with."
+            )
         elif a.status == "failed" and v is not None:
             text = (
                 f"{name} does not compute what the original computes: {v.sqnr_db:.1f} dB over {v.samples:,} inputs, "

@@ -19,6 +19,7 @@ from lvexport.models.registry import ENTRIES, SHIPPED, families
 from lvexport.overrides import NOTHING_SAID, Overrides, check_labels
 
 DEFAULT_IMGSZ = 224  # for models of the user's own that do not say
+FACTORY = "model"  # the name of a function that returns the model, where none is said
 Kind = Literal["registry", "hf", "timm", "factory", "script", "program", "memory"]
 
 
@@ -114,15 +115,16 @@ def resolve(
     if script.endswith(".py"):
         if not Path(script).is_file():
             raise UsageError(f"There is no script at {script}. Check the path.")
-        named = f"{Path(script).resolve()}:{factory or 'model'}"
-        return _own("script", named, Path(script).stem, weights, imgsz, overrides)
+        factory = factory or FACTORY
+        named = f"{Path(script).resolve()}:{factory}"
+        return _own("script", named, _named(Path(script).stem, factory), weights, imgsz, overrides)
     if factory:
         if not re.fullmatch(r"[\w.]+:[\w.]+", spec) or not _importable(script):
             raise UsageError(
                 f"There is no module {script!r} to take {factory!r} from. module:factory names an importable module "
                 "and a function in it that returns the model; for a file type script.py:factory."
             )
-        return _own("factory", spec, factory.rpartition(".")[2], weights, imgsz, overrides)
+        return _own("factory", spec, _named(script.rpartition(".")[2], factory), weights, imgsz, overrides)
     raise UnknownName(
         "model",
         spec,
@@ -135,6 +137,15 @@ def resolve(
 def plain_name(name: str) -> str:
     """A name for files and folders, from one that may have slashes and dots in it."""
     return re.sub(r"[^\w-]+", "-", name).strip("-") or "model"
+
+
+def _named(home: str, factory: str) -> str:
+    """What a model of one's own is called after: where its factory is, and after that too unless it has the usual name.
+
+    Two of one script are then two bundles.
+    """
+    own = factory.rpartition(".")[2]
+    return home if own == FACTORY else f"{home}-{own}"
 
 
 def check_library(name: str) -> None:

@@ -43,6 +43,7 @@ from lvexport.validation import sample
 from lvexport.validation.contract import PICTURE, Array
 from lvexport.validation.labelling import mislabelled
 from lvexport.validation.runtimes.registry import RUNTIMES
+from lvexport.validation.verdict import blind
 
 
 @dataclass(frozen=True)
@@ -372,7 +373,7 @@ def judged(artifact: ArtifactInfo, run: RunResult, outputs: Sequence[Array], bas
     simulated = baseline.networks.get(simulation(name)) if as_they_come else None
     rounded = None if networks is None else Roundings(networks, simulated)
     verdict = judge_run(baseline.references, outputs, run, labels, recipe, baseline.depth, rounded)
-    wrong = mislabelled(baseline.labels, run.labels) or overspent(artifact.verdict)
+    wrong = mislabelled(baseline.labels, run.labels) or overspent(artifact.verdict) or blind(baseline.references)
     return artifact.model_copy(update=judgement(verdict, wrong, baseline.sample.origin))
 
 

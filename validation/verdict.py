@@ -174,6 +174,21 @@ def lowered(threshold: float, reference: Array, floor: float) -> float:
     return float(-10 * math.log10(10 ** (-threshold / 10) + floor / signal))
 
 
+def blind(references: Sequence[Array]) -> str | None:
+    """Why a comparison with the original's outputs would tell nothing, as a sentence; None where it tells something.
+
+    What answers one and the same to everything, as a network does whose last layer is still zeros, is matched by an
+    artifact that has lost all other layers.
+    """
+    lost = [int((~np.isfinite(metrics.flat(r)).all(axis=1)).sum()) for r in references]
+    count = len(references[0])
+    if max(lost):
+        return f"the original itself answers {max(lost):,} of {count:,} inputs with numbers that are infinite or NaN"
+    if count > 1 and all((r == r[:1]).all() for r in map(np.asarray, references)):
+        return f"the original answers all {count:,} inputs alike, so that nothing tells an artifact from any other"
+    return None
+
+
 def eased(
     faithful: Verdict, networks: Sequence[Array], simulated: Sequence[Array], outputs: Sequence[TensorSpec]
 ) -> Verdict:

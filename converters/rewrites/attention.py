@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch
@@ -76,6 +77,13 @@ def batch_products(module: GraphModule) -> None:
         a, b = node.args
         assert isinstance(a, Node)
         assert isinstance(b, Node)
+        if len(shape(b)) > 2 and prod(shape(b)[:-2]) == 1 < prod(
+            shape(a)[:-2]
+        ):  # torch would make a copy of b for each matrix of a
+            rows = axes.reshape(node, a, (1, -1, shape(a)[-1]))
+            whole = call(node, ATEN.bmm.default, rows, axes.reshape(node, b, (1, *shape(b)[-2:])))
+            replace(node, axes.reshape(node, whole, shape(node)))
+            continue
         if len(shape(a)) != len(shape(b)) or shape(a)[:-2] != shape(b)[:-2]:
             continue
         if len(shape(a)) == 3:  # which torch would expand to their own shape first

@@ -109,8 +109,8 @@ _SHAPING = (
     ATEN._unsafe_view.default,
 )
 _SAME = (ATEN.contiguous.default, ATEN.clone.default, ATEN.alias.default, ATEN.detach.default, ATEN.dropout.default)
-_ORDERING = (ATEN.permute.default, ATEN.transpose.int, ATEN.t.default)
-VIEWS = (*_SHAPING, *_SAME, *_ORDERING)
+ORDERING = (ATEN.permute.default, ATEN.transpose.int, ATEN.t.default)
+VIEWS = (*_SHAPING, *_SAME, *ORDERING)
 
 
 def order_of(node: Node) -> list[int]:
@@ -129,7 +129,7 @@ def through(node: Node, view: View) -> View | None:
     """The view of the source that a node gives, from the one that it is given."""
     if node.target in _SAME:
         return view
-    if node.target in _ORDERING:
+    if node.target in ORDERING:
         return permuted(view, order_of(node))
     return reshaped(view, shape(node))
 
@@ -191,7 +191,7 @@ class Chain:
     @property
     def rank(self) -> int:
         """The most dimensions that one of the nodes permutes."""
-        return max((len(shape(step)) for step in self.steps if step.target in _ORDERING), default=0)
+        return max((len(shape(step)) for step in self.steps if step.target in ORDERING), default=0)
 
 
 def chain(node: Node) -> Chain:

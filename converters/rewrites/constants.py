@@ -19,6 +19,9 @@ def fold_constants(module: GraphModule) -> None:
         found = constant(module, node) if node.op == "get_attr" else _computed(node, known)
         if found is not None:
             known[node] = found
+    for node in calls(module, ATEN._assert_tensor_metadata.default):
+        if node.args[0] in known:
+            module.graph.erase_node(node)
     for node, tensor in known.items():
         if node.op != "get_attr" and any(user not in known for user in node.users):
             replace(node, keep(module, node, node.name, tensor))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch.fx import GraphModule, Node
 
@@ -11,32 +13,35 @@ from lvexport.converters.rewrites.graph import ATEN, arguments, call, calls, kee
 
 def spell_means(module: GraphModule) -> None:
     """Write the mean over a map so that it keeps the map's two dimensions; means over tokens and sums as products."""
-    for mean in calls(module, ATEN.mean.dim):
-        given = arguments(mean)
-        x: Node = given["self"]
-        rank = len(shape(x))
-        reduced = sorted(d % rank for d in given["dim"] or ())
-        if given["dtype"] is not None:
+    for node in calls(module, ATEN.mean.dim, ATEN.sum.dim_IntList):
+        given = arguments(node)
+        if given["dtype"] is not None or not given["dim"]:
             continue
-        if rank == 4 and reduced == [2, 3] and not given["keepdim"]:
-            kept = call(mean, ATEN.mean.dim, x, [2, 3], True)
-            replace(mean, axes.reshape(mean, kept, shape(mean)))
-        elif rank == 3 and reduced == [1] and shape(x)[0] == 1:
-            count = shape(x)[1]
-            row = torch.full((1, 1, count), 1 / count, dtype=value(x).dtype)
-            product = call(mean, ATEN.bmm.default, keep(module, mean, "token_mean", row), x)
-            replace(mean, axes.reshape(mean, product, shape(mean)))
-    for total in calls(module, ATEN.sum.dim_IntList):
-        _spell_sum(module, total)
+        sizes = shape(given["self"])
+        reduced = sorted(d % len(sizes) for d in given["dim"])
+        averages = node.target is ATEN.mean.dim
+        if averages and len(sizes) == 4 and reduced == [2, 3]:
+            if not given["keepdim"]:
+                kept = call(node, ATEN.mean.dim, given["self"], reduced, True)
+                replace(node, axes.reshape(node, kept, shape(node)))
+        elif _are_rows(sizes, reduced):
+            count = prod(sizes[d] for d in reduced)
+            _spell_rows(module, node, given["self"], count, 1 / count if averages else 1.0)
+        elif not averages and reduced == [len(sizes) - 1]:
+            ones = keep(module, node, "ones", torch.ones(1, sizes[-1], dtype=value(node).dtype))
+            replace(node, axes.reshape(node, call(node, ATEN.linear.default, given["self"], ones), shape(node)))
     prune(module)
 
 
-def _spell_sum(module: GraphModule, total: Node) -> None:
-    """Write a sum over the last dimension as a product with ones."""
-    given = arguments(total)
-    x: Node = given["self"]
-    rank = len(shape(x))
-    if [d % rank for d in given["dim"] or ()] == [rank - 1] and given["dtype"] is None:
-        ones = keep(module, total, "ones", torch.ones(1, shape(x)[-1], dtype=value(x).dtype))
-        product = call(total, ATEN.linear.default, x, ones)
-        replace(total, axes.reshape(total, product, shape(total)))
+def _are_rows(sizes: tuple[int, ...], reduced: list[int]) -> bool:
+    """Whether the dimensions that are reduced lie beside each other, with others behind them and none before."""
+    first, last = reduced[0], reduced[-1]
+    beside = last - first == len(reduced) - 1
+    return beside and last < len(sizes) - 1 and prod(sizes[:first]) == 1
+
+
+def _spell_rows(module: GraphModule, node: Node, x: Node, count: int, factor: float) -> None:
+    """Write the sum of ``count`` rows, times a factor, as a product with a row of that factor."""
+    row = keep(module, node, "rows", torch.full((1, 1, count), factor, dtype=value(x).dtype))
+    product = call(node, ATEN.bmm.default, row, axes.reshape(node, x, (1, count, -1)))
+    replace(node, axes.reshape(node, product, shape(node)))

@@ -99,6 +99,18 @@ def spell_layer_norms(module: GraphModule) -> None:
     prune(module)
 
 
+def spell_vector_norms(module: GraphModule) -> None:
+    """Write Euclidean norms as roots of sums of squares, since delegates take no power."""
+    for norm in calls(module, ATEN.linalg_vector_norm.default):
+        given = arguments(norm)
+        x: Node = given["self"]
+        if given["ord"] == 2 and given["dim"] and given["dtype"] is None:
+            squares = call(norm, ATEN.mul.Tensor, x, x)
+            total = call(norm, ATEN.sum.dim_IntList, squares, given["dim"], given["keepdim"])
+            replace(norm, call(norm, ATEN.sqrt.default, total))
+    prune(module)
+
+
 def _spelled(module: GraphModule, norm: Node, given: dict[str, Any], centred: bool) -> Node:
     x: Node = given["input"]
     last = len(shape(x)) - 1

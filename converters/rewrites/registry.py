@@ -65,6 +65,7 @@ REWRITES = {
             squares=True,
             but_for=("coreml", "executorch:coreml"),
         ),
+        Rewrite("vector-norms", "Euclidean norms as roots of sums of squares", "norms.spell_vector_norms", True),
         Rewrite("parts", "queries, keys and values split along the heads", "slices.split_parts"),
         Rewrite("transposes", "products transposed where views go by it", "transposes.transpose_products"),
         Rewrite(

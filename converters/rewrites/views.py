@@ -7,16 +7,22 @@ from typing import Any
 from torch.fx import GraphModule, Node
 
 from lvexport.converters.rewrites import axes, layers
-from lvexport.converters.rewrites.graph import call, calls, is_call, prune, replace, shape
+from lvexport.converters.rewrites.graph import ATEN, call, calls, is_call, prune, replace, shape
 
+# Operations that read an operand of one position again for each of the other's.
+_BROADCASTING = (ATEN.add.Tensor, ATEN.sub.Tensor, ATEN.mul.Tensor, ATEN.div.Tensor, ATEN.maximum.default)
+_EXPANSIONS = (ATEN.expand.default, ATEN.expand_as.default, ATEN.repeat.default)
 FLAT = 4  # dimensions of a permutation for which every runtime has a fast kernel
 
 
 def compose_views(module: GraphModule) -> None:
     """Make every chain of views one permutation between two reshapes, where that is shorter.
 
-    What clips moves before the views of a layer's output, for there runtimes make it part of the layer.
+    Expansions that change nothing, or that what is behind them does by itself, are left out. What clips moves before
+    the views of a layer's output, for there runtimes make it part of the layer.
     """
+    for node in calls(module, *_EXPANSIONS):
+        _leave_out(node)
     _compose(module, axes.MOST_DIMENSIONS)
     for node in calls(module, *layers.CLIPS):
         _clip_first(node)
@@ -27,12 +33,30 @@ def compose_flat_views(module: GraphModule) -> None:
     _compose(module, FLAT)
 
 
-def _compose(module: GraphModule, rank: int) -> None:
+def limit_views(module: GraphModule, rank: int) -> None:
+    """Write only what permutes more than ``rank`` dimensions as permutations of so many at most."""
+    _compose(module, rank, shorten=False)
+
+
+def _leave_out(expansion: Node) -> None:
+    source: Any = expansion.args[0]
+    before, after = shape(source), shape(expansion)
+    if before == after:
+        replace(expansion, source)
+        return
+    repeated = any(a not in (b, 1) for a, b in zip(before[::-1], after[::-1], strict=False))
+    for user in list(expansion.users):
+        operands = [a for a in user.args[:2] if isinstance(a, Node) and a is not expansion]
+        if is_call(user, *_BROADCASTING) and not repeated and any(shape(o) == shape(user) for o in operands):
+            user.replace_input_with(expansion, source)
+
+
+def _compose(module: GraphModule, rank: int, shorten: bool = True) -> None:
     for node in calls(module, *axes.VIEWS):
         if all(user.target in axes.VIEWS for user in node.users):
             continue  # the end of the chain does it
         found = axes.chain(node)
-        shorter = axes.length(shape(found.source), found.view, rank) < len(found.steps)
+        shorter = shorten and axes.length(shape(found.source), found.view, rank) < len(found.steps)
         if found.steps and (shorter or found.rank > rank):
             replace(node, axes.emit(node, found.source, found.view, rank))
     prune(module)

@@ -108,6 +108,28 @@ def test_what_is_subtracted_need_not_be_a_mean(others: tuple[Tensor, ...]) -> No
     assert decibels(Shifted()(x, *others), found) > 60
 
 
+class Typed(nn.Module):
+    """Types said by name: of numbers that are drawn up, of a part and of a softmax, and a norm of large numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv1d(WIDTH, WIDTH, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = torch.arange(WIDTH, dtype=torch.float32)[:, None] / torch.arange(1, 5).to(torch.float32)
+        x = self.layer(self.layer(1000 * torch.sin(places)[None]) + x)
+        scores = (x.float() / x.norm(dim=-1, keepdim=True)).softmax(-1, dtype=torch.float32)
+        return self.layer(scores)
+
+
+def test_types_that_are_said_by_name_become_half_precision() -> None:
+    torch.manual_seed(0)
+    model, x = Typed(), torch.rand(1, WIDTH, 4)
+    wanted = model(x)
+    (found,) = halves.halve(exported(model, x)).module()(x)
+    assert decibels(wanted, found) > 50
+
+
 @pytest.mark.parametrize("rewrite", [True, False])
 def test_xnnpack_takes_conversions(network: Tokens, rewrite: bool, tmp_path: Path) -> None:
     """All in one call where nothing else keeps it from that, and right also where layer norms stay outside."""

@@ -16,9 +16,10 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 import lvexport
+from lvexport.converters import derived
 from lvexport.converters.contract import ConversionError
 from lvexport.converters.registry import CONVERTERS
-from lvexport.converters.rewrites import apply, axes, defaults
+from lvexport.converters.rewrites import apply, axes, defaults, resizes
 from lvexport.converters.rewrites.graph import ATEN, calls, is_call
 from lvexport.converters.rewrites.registry import REWRITES, Rewrite
 from lvexport.models.registry import ENTRIES
@@ -330,6 +331,57 @@ def test_slices_are_what_delegates_take() -> None:
     assert operations(module)["conv2d"] == 1
     assert not operations(module).keys() & {"chunk", "select", "split"}
     assert all(len(s.args) < 5 for s in calls(module, ATEN.slice.Tensor))
+
+
+class LinearAttention(nn.Module):
+    """Heads that share keys and values, unit vectors as queries, and expansions that nothing needs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        query = nn.functional.normalize(x.reshape(1, 5, 3, 4).transpose(1, 2), dim=-1)
+        shared = nn.functional.normalize(x[..., :4], dim=1)
+        seen = (query @ shared.transpose(-2, -1)[None]).softmax(-1) @ shared[None]
+        total = seen.sum(1).mean(1, keepdim=True)
+        return (seen * total.unsqueeze(1).expand(1, 3, 5, 4).expand_as(seen)).repeat(1, 1, 1, 1)
+
+
+def test_linear_attention_is_what_delegates_take() -> None:
+    names = ["views", "vector-norms", "means", "products"]
+    module = rewritten(LinearAttention(), torch.randn(1, 5, 12), names=names)
+    left = operations(module)
+    assert not left.keys() & {"expand", "expand_as", "repeat", "linalg_vector_norm", "matmul"}
+    assert left["bmm"] == 5  # two of attention, a sum of squares, of heads and of tokens
+    assert left["linear"] == 1
+
+
+class Repeats(nn.Module):
+    """Expansions that make something: a whole repetition, and what is given as it is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.repeat(1, 2) * torch.cat([x, x], 1), x[:1].expand(3, 4)  # type: ignore[return-value]
+
+
+def test_expansions_that_make_something_stay() -> None:
+    left = operations(rewritten(Repeats(), torch.randn(3, 4), names=["views"]))
+    assert left["repeat"] == left["expand"] == 1
+
+
+class Resized(nn.Module):
+    """A map made larger and smaller, by size and by factor, with and without a low pass before."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        def resize(x: Tensor, **given: object) -> Tensor:
+            return nn.functional.interpolate(x, **given)  # type: ignore[arg-type]
+
+        wide = resize(x, size=(9, 14), mode="bicubic", align_corners=True)
+        half = resize(wide, scale_factor=(0.5, 0.7), mode="bicubic", antialias=True)
+        return resize(resize(half, scale_factor=1.7, mode="bicubic"), size=(5, 5), mode="bilinear", antialias=True)
+
+
+def test_resizing_is_a_product_for_each_axis() -> None:
+    x = torch.randn(1, 2, 6, 7)
+    module = derived.rewritten(torch.export.export(Resized(), (x,)), resizes.spell_resizes)
+    assert operations(module).keys() == {"linear", "transpose"}
+    torch.testing.assert_close(module(x), Resized()(x), rtol=1e-4, atol=1e-5)
 
 
 class TakesOneToken(nn.Module):

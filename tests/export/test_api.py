@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import lvexport
 from lvexport.errors import UnknownName
+from lvexport.source import resolve
 from tests.examples.own_model import build
 from tests.models.test_layouts import ml_cvnets
 
@@ -74,6 +75,26 @@ def test_own_code_is_made_anew_only_when_what_it_computes_changes(tmp_path: Path
     first, second, third = made("exp"), made("exp"), made("tanh")
     assert first == second
     assert third[0] != first[0]
+
+
+def test_two_models_of_a_script_are_two_bundles(tmp_path: Path) -> None:
+    script = tmp_path / "mine.py"
+    script.write_text("import torch\nsmall = large = model = lambda: torch.nn.Linear(4, 4)\n")
+    named = [resolve(f"{script}{factory}", imgsz=4).bundle_name for factory in ("", ":model", ":small", ":large")]
+    assert named == ["mine-4", "mine-4", "mine-small-4", "mine-large-4"]
+
+
+def test_an_original_that_answers_all_alike_is_not_passed(tmp_path: Path) -> None:
+    """Fresh networks often end with a layer of zeros, and any artifact does what they do."""
+    last = nn.Linear(3, 5)
+    nn.init.zeros_(last.weight)
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), last)
+    bundle = lvexport.export(model, to="onnx", imgsz=16, output=tmp_path, name="fresh", samples=10)
+    (result,) = bundle.results
+    assert result.status == "failed"
+    assert "answers all 10 inputs alike" in str(result.error)
+    assert bundle.exit_code == 1
+    assert "alike" in str(lvexport.verify(bundle.path).results[0].error)
 
 
 class TwoInputs(nn.Module):

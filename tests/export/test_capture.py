@@ -13,6 +13,7 @@ import lvexport
 from lvexport.capture import evaluate, together
 from lvexport.feeding import SEQUENCE, load_outputs
 from lvexport.jobs import Inputs
+from lvexport.regions import without_regions
 from lvexport.source import resolve
 
 
@@ -56,3 +57,46 @@ def test_only_what_answers_each_input_by_itself_is_given_several() -> None:
     assert together(resolve("mobilevit_xxs", "demo")) == 16
     assert together(resolve("mobilevit_s", "random")) == 1  # at 256 pixels
     assert together(resolve("tests/examples/own_model.py:build", imgsz=16)) == 1
+
+
+class Regions(nn.Module):
+    """Parts in which autocast and gradients are off, one within another, giving one thing and several."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x)
+        with torch.autocast("cpu", enabled=False):
+            z = y.float() + self.layer(y)
+            with torch.autocast("cpu", enabled=False):
+                z = z * 2
+            total = z.sum()
+        with torch.autocast("cpu", enabled=False):
+            z = z.exp()
+        return z * total
+
+
+def test_regions_that_change_nothing_are_taken_in() -> None:
+    model, inputs = Regions().eval(), (torch.rand(2, 8),)
+    program = torch.export.export(model, inputs)
+    assert "wrap_with_autocast" in str(program.graph)
+    taken_in = without_regions(program, inputs)
+    assert "wrap_with" not in str(taken_in.graph)
+    assert torch.equal(taken_in.module()(*inputs), model(*inputs))
+    assert without_regions(taken_in, inputs) is taken_in
+
+
+class Cast(nn.Module):
+    """A part that autocast computes in bfloat16."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return x @ x
+
+
+def test_a_region_that_chooses_types_stays() -> None:
+    inputs = (torch.rand(2, 2),)
+    program = torch.export.export(Cast(), inputs)
+    assert without_regions(program, inputs) is program

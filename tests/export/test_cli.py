@@ -184,10 +184,13 @@ def test_completion_can_be_made(lvexport: Run, tmp_path: Path) -> None:
 
 def test_a_model_that_raises_is_one_paragraph(lvexport: Run, tmp_path: Path) -> None:
     script = tmp_path / "broken.py"
-    script.write_text("def model():\n    raise RuntimeError('no such luck')\n")
+    script.write_text(
+        "def model():\n    try:\n        raise KeyError('what it came from')\n"
+        "    except KeyError as error:\n        raise RuntimeError('\\x1b[96mno such luck\\x1b[0m') from error\n"
+    )
     done = lvexport(f"{script}:model", *ONNX, "--output", tmp_path / "dist")
     assert done.returncode == 3
-    assert "no such luck" in done.stderr
+    assert "RuntimeError: no such luck, which came of KeyError: 'what it came from'" in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr
     assert not list((tmp_path / "dist").iterdir())
 

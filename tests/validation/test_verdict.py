@@ -13,6 +13,7 @@ from lvexport.validation.verdict import (
     TERMS,
     Budget,
     Interval,
+    blind,
     bounded,
     eased,
     judge,
@@ -75,6 +76,15 @@ def test_the_verdict_turns_at_the_threshold(recipe: object, off: float, passes: 
 def test_nan_fails() -> None:
     r = np.ones((5, 3))
     assert not judge(r, r * np.nan, None, FP16, "test").passed
+
+
+def test_an_original_that_tells_nothing_is_seen() -> None:
+    varied, same = np.eye(3), np.ones((3, 4))
+    assert blind([varied]) is None
+    assert blind([same, varied]) is None  # such as anchors beside what is found at them
+    assert blind([same[:1]]) is None
+    assert "answers all 3 inputs alike" in str(blind([same, same]))
+    assert "1 of 3 inputs with numbers that are infinite or NaN" in str(blind([varied, np.diag([1, 2, np.nan])]))
 
 
 def test_an_overflow_fails_whatever_the_decibels_say() -> None:

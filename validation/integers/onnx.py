@@ -1,4 +1,4 @@
-"""Integer layers of an ONNX model: those between DequantizeLinear and QuantizeLinear."""
+"""Integer layers of an ONNX model: between DequantizeLinear and QuantizeLinear, or of integer weights alone."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from lvexport.validation.integers.layers import Grid, Layer, digest
 
 _LAYERS = ("Conv", "Gemm", "MatMul")
 _CLIPS = ("Relu", "Clip")
+# Integers, scales, and the axis of the outputs.
+_Weight = tuple[Array, Array, int]
 
 
 def layers(artifact: Path) -> Iterator[Layer]:
@@ -20,19 +22,11 @@ def layers(artifact: Path) -> Iterator[Layer]:
 
     graph = _Graph(onnx.load(str(artifact)).graph)
     for node in graph.nodes:
-        scaled = graph.producers.get(node.input[1]) if node.op_type in _LAYERS else None
-        if scaled is None or scaled.op_type != "DequantizeLinear" or scaled.input[0] not in graph.constants:
-            continue
-        data, scales = signed(graph.constants[scaled.input[0]]), graph.constants[scaled.input[1]]
-        axis = next((a.i for a in scaled.attribute if a.name == "axis"), 1)
-        outputs = 0 if node.op_type == "Conv" or graph.transposed(node) else data.ndim - 1
-        if scales.shape != (data.shape[outputs],) or axis != outputs:
-            scales = np.full(data.shape[outputs], np.nan)  # a scale for something else than each output
-        if len(scaled.input) > 2 and signed(graph.constants[scaled.input[2]]).any():
-            scales = scales * np.nan
-        yield Layer(
-            node.name, digest(data, outputs), np.asarray(scales, np.float64), graph.before(node), graph.behind(node)
-        )
+        weight = graph.weight(node) if node.op_type in _LAYERS else None
+        if weight is not None:
+            data, scales, outputs = weight
+            found = np.asarray(scales, np.float64)
+            yield Layer(node.name, digest(data, outputs), found, graph.before(node), graph.behind(node))
 
 
 def signed(integers: Array) -> Array:
@@ -56,6 +50,40 @@ class _Graph:
 
     def transposed(self, node: Any) -> bool:
         return any(a.name == "transB" and a.i for a in node.attribute)
+
+    def weight(self, node: Any) -> _Weight | None:
+        """Integers and scales of a layer's weight, and the axis of its outputs; None where it has no integers."""
+        producer = self.producers.get(node.input[1])
+        columns = node.op_type == "MatMul" or (node.op_type == "Gemm" and not self.transposed(node))
+        if producer is None:
+            return None
+        return (
+            self.dequantized(producer, columns)
+            if producer.op_type == "DequantizeLinear"
+            else self.spelled(producer, columns)
+        )
+
+    def dequantized(self, producer: Any, columns: bool) -> _Weight | None:
+        if producer.input[0] not in self.constants:
+            return None
+        data, scales = signed(self.constants[producer.input[0]]), self.constants[producer.input[1]]
+        axis = next((a.i for a in producer.attribute if a.name == "axis"), 1)
+        outputs = data.ndim - 1 if columns else 0
+        if scales.shape != (data.shape[outputs],) or axis != outputs:
+            scales = np.full(data.shape[outputs], np.nan)  # a scale for something else than each output
+        if len(producer.input) > 2 and signed(self.constants[producer.input[2]]).any():
+            scales = scales * np.nan
+        return data, scales, outputs
+
+    def spelled(self, producer: Any, columns: bool) -> _Weight | None:
+        """Integers that are cast and multiplied with scales, those of blocks along a dimension of their own."""
+        scaled = self.producers.get(producer.input[0]) if producer.op_type == "Reshape" else producer
+        wide = None if scaled is None or scaled.op_type != "Mul" else self.producers.get(scaled.input[0])
+        if scaled is None or wide is None or wide.op_type != "Cast" or wide.input[0] not in self.constants:
+            return None
+        data, scales = self.constants[wide.input[0]], self.constants[scaled.input[1]]
+        outputs = data.ndim - 1 if columns else 0
+        return data.astype(np.int8), np.moveaxis(scales, outputs, 0).reshape(-1), outputs
 
     def before(self, node: Any) -> Grid | None:
         producer = self.producers.get(node.input[0])
