@@ -132,7 +132,9 @@ def _behind_mean(mean: Node, rank: int, axis: int) -> int | None:
 
 
 def mean_over(module: GraphModule, before: Node, x: Node, axis: int) -> Node:
-    """The mean over channels as a product, (…, channels) → (…, 1) or (N, channels, H, W) → (N, 1, H, W)."""
+    """The mean over channels with their dimension kept: a product, where they are the last or those of a map."""
+    if axis != len(shape(x)) - 1 and (axis, len(shape(x))) != (1, 4):
+        return call(before, ATEN.mean.dim, x, [axis], True)
     width = shape(x)[axis]
     last = axis == len(shape(x)) - 1
     kernel = torch.full((1, width) if last else (1, width, 1, 1), 1 / width, dtype=x.meta["val"].dtype)

@@ -28,9 +28,11 @@ _SPLITS = (ATEN.split.Tensor, ATEN.split_with_sizes.default, ATEN.split.sizes, A
 
 
 def spell_slices(module: GraphModule) -> None:
-    """Write splits and selections as slices, and every n-th pixel of a map as a depthwise convolution."""
+    """Write splits, selections and rolls as slices, and every n-th pixel of a map as a depthwise convolution."""
     for node in calls(module, *_SPLITS):
         _spell_split(node)
+    for node in calls(module, ATEN.roll.default):
+        _spell_roll(node)
     for node in calls(module, ATEN.select.int):
         given = arguments(node)
         _cut(node, given["self"], given["dim"], given["index"], 1)
@@ -114,19 +116,37 @@ def _cut(node: Node, source: Node, axis: int, start: int, length: int) -> None:
     replace(node, axes.reshape(node, cut, shape(node)))
 
 
+def _spell_roll(node: Node) -> None:
+    """Write a roll as what leaves at the end of an axis, and before it what stays, as for windows that are shifted."""
+    given = arguments(node)
+    x: Node = given["self"]
+    for shift, axis in zip(given["shifts"], given["dims"], strict=False):
+        size = shape(x)[axis]
+        moved = shift % size
+        if moved:
+            ends = call(node, ATEN.slice.Tensor, x, axis, size - moved, size)
+            x = call(node, ATEN.cat.default, [ends, call(node, ATEN.slice.Tensor, x, axis, 0, size - moved)], axis)
+    if given["dims"]:
+        replace(node, x)
+
+
 def _spell_strides(module: GraphModule, node: Node) -> None:
     """Write two slices of every n-th row and column, one behind the other, as a convolution with one pixel."""
     inner = node.args[0]
     if not is_tensor(inner) or not is_call(inner, ATEN.slice.Tensor) or len(inner.users) > 1:  # type: ignore[union-attr]
         return
     steps = {_every(part) for part in (node, inner)}  # type: ignore[arg-type]
-    if {axis for axis, _ in steps} != {2, 3} or len({step for _, step in steps}) != 1:
+    among = {axis for axis, _ in steps}
+    step = max(step for _, step in steps)
+    if among not in ({2, 3}, {1, 2}) or not step or any(other != step for _, other in steps):
         return
     x: Node = inner.args[0]  # type: ignore[assignment,union-attr]
-    (step,) = {step for _, step in steps}
-    channels = shape(x)[1]
+    last = among == {1, 2}  # where the channels are
+    channels = shape(x)[3 if last else 1]
     one = keep(module, node, "pixel", torch.ones(channels, 1, 1, 1, dtype=value(x).dtype))
-    replace(node, call(node, ATEN.conv2d.default, x, one, None, [step, step], [0, 0], [1, 1], channels))
+    x = call(node, ATEN.permute.default, x, [0, 3, 1, 2]) if last else x
+    found = call(node, ATEN.conv2d.default, x, one, None, [step, step], [0, 0], [1, 1], channels)
+    replace(node, call(node, ATEN.permute.default, found, [0, 2, 3, 1]) if last else found)
 
 
 def _every(node: Node) -> tuple[int, int]:

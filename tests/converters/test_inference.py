@@ -365,6 +365,44 @@ def test_expansions_that_make_something_stay() -> None:
     assert left["repeat"] == left["expand"] == 1
 
 
+class Mixer(nn.Module):
+    """Tokens mixed across, and channels, behind normalisations that read what both add to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norms = nn.ModuleList(nn.LayerNorm(6) for _ in range(3))
+        self.patches, self.tokens, self.channels = nn.Linear(4, 6), nn.Linear(9, 9), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x)
+        x = x + torch.tanh(self.tokens(self.norms[0](x).transpose(1, 2))).transpose(1, 2)
+        x = x + self.channels(self.norms[1](x))
+        return self.norms[2](x)
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_what_mixes_tokens_is_centred_across(images: int) -> None:
+    module = rewritten(Mixer(), torch.randn(images, 9, 4), names=["layer-norms", "means"])
+    assert not operations(module).keys() & {"layer_norm", "conv2d"}
+    assert operations(module)["bmm"] == (images == 1)
+
+
+class Shifts(nn.Module):
+    """Windows that are shifted, and every second token of a map with its channels last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.roll(x, (-2, 9), (1, 2))[:, ::2, ::2] + torch.roll(x, (7, 0), (1, 2))[:, :4, :4]
+
+
+def test_shifts_and_strides_of_tokens_are_what_delegates_take() -> None:
+    module = rewritten(Shifts(), torch.randn(1, 7, 8, 5), names=["slices"])
+    left = operations(module)
+    assert not left.keys() & {"roll"}
+    assert (left["conv2d"], left["cat"]) == (1, 2)  # a roll by the whole length, or by nothing, moves nothing
+    assert all(len(s.args) < 5 for s in calls(module, ATEN.slice.Tensor))
+
+
 class Resized(nn.Module):
     """A map made larger and smaller, by size and by factor, with and without a low pass before."""
 
