@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 from lvexport.converters.contract import Normalisation
 from lvexport.converters.rewrites import axes
 from lvexport.converters.rewrites.activations import spell_hard_sigmoids
+from lvexport.converters.rewrites.attention import spell_odd_attention
 from lvexport.converters.rewrites.graph import arguments, call, calls, replace, shape
 from lvexport.converters.rewrites.resizes import RESIZES, spell_resizes
 from lvexport.converters.rewrites.views import limit_views
@@ -40,6 +41,14 @@ def for_core_ml(program: ExportedProgram) -> ExportedProgram:
         return program
     limited = rewritten(program, spell_resizes, lambda module: limit_views(module, _CORE_ML_DIMENSIONS))
     return torch.export.export(limited, examples(program))
+
+
+def for_onnx(program: ExportedProgram) -> ExportedProgram:
+    """The same program in the form that torch's exporter to ONNX takes; itself where it is in that form."""
+    attention = program.graph.find_nodes(op="call_function", target=torch.ops.aten.scaled_dot_product_attention.default)
+    if all(len(node.meta["val"].shape) == 4 for node in attention):
+        return program
+    return torch.export.export(rewritten(program, spell_odd_attention), examples(program))
 
 
 def for_core_ai(program: ExportedProgram) -> ExportedProgram:

@@ -36,9 +36,10 @@ class Onnx:
         import onnx
         import torch
 
+        from lvexport.converters.derived import for_onnx
         from lvexport.converters.onnx_weights import strip, unsign, with_integers, with_transposed
 
-        program = captured.program()
+        program = for_onnx(captured.program())
         weights, static = request.recipe.weights, request.recipe.activations is not None
         if static:
             from lvexport.converters.quantization.forms import with_flat_layers

@@ -134,16 +134,19 @@ def verify(
     labels: str | Path | Iterable[str] | None = None,
     recipe: str | None = None,
     samples: int | None = None,
+    max_drop: float | None = None,
 ) -> Bundle:
     """Run a bundle's artifacts, or one artifact, again, here, and judge them anew.
 
     They are compared with the bundle's golden vectors or with the model ``against``, of which ``weights`` to
     ``labels`` say more, as for :func:`export`, over ``samples`` images. ``recipe``: the precision by which to
-    judge an artifact that lies in no bundle. What is on disk is not changed; the bundle returned carries the new
-    verdicts.
+    judge an artifact that lies in no bundle; with ``max_drop``, the points of accuracy that one with integers may lose,
+    that is all that is asked of it. What is on disk is not changed; the bundle returned carries the new verdicts.
     """
     said = overrides.read(mean, std, crop_pct, interpolation, labels)
-    request = verification.Request(against, str(weights), num_classes, recipe, samples, overrides=said)
+    request = verification.Request(
+        against, str(weights), num_classes, recipe, samples, overrides=said, max_drop=max_drop
+    )
     return verification.verify(Path(path), request)
 
 

@@ -28,7 +28,7 @@ from lvexport.models import weights as checkpoints
 from lvexport.models.build import assemble
 from lvexport.models.provenance import Provenance
 from lvexport.overrides import check_labels
-from lvexport.regions import without_regions
+from lvexport.plain import plain
 from lvexport.source import Source
 from lvexport.validation.contract import Array
 from lvexport.validation.sample import synthetic
@@ -157,7 +157,7 @@ def capture(built: Built, out: Path) -> Capture:
     model, inputs = built.model, examples(built.source)
     digest = state_digest(model)  # before anything runs: a model may write into its buffers
     with torch.no_grad():
-        program = without_regions(torch.export.export(model, inputs), inputs)
+        program = plain(torch.export.export(model, inputs), inputs)
         torch.export.save(program, out)
         results = answers(model, fresh_buffers(model), inputs)
     if results[0].ndim:

@@ -373,6 +373,7 @@ def verify(
     weights: Annotated[str, Parameter(group=_HOW)] = "auto",
     num_classes: Annotated[int | None, Parameter(group=_HOW)] = None,
     recipe: Annotated[str | None, Parameter(group=_HOW)] = None,
+    max_drop: Annotated[float | None, Parameter(group=_HOW)] = None,
     samples: Annotated[int | None, Parameter(group=_HOW)] = None,
     timeout: Annotated[float, Parameter(group=_HOW)] = 1800.0,
     pictures: Pictures = Pictures(),
@@ -385,6 +386,7 @@ def verify(
 
         lvexport verify dist/mobilevit_xxs-demo-64
         lvexport verify my.mlpackage --against mobilevit_s --weights my.pth
+        lvexport verify int8.tflite --recipe w8a8 --max-drop 1 --against my.py:build
 
     Parameters
     ----------
@@ -398,6 +400,9 @@ def verify(
         With --against: its number of classes, as for export.
     recipe
         For an artifact without a bundle: the precision to judge it by. By default what its name says, else fp32.
+    max_drop
+        For an artifact without a bundle and with integers: points of accuracy that it may lose, whoever rounded it and
+        how. In w8a8, w8a16, mixed and w4a8, 1 by default; else it has to hold the integers that lvexport rounds to.
     samples
         With --against: images that the verdict is taken over.
     timeout
@@ -407,10 +412,10 @@ def verify(
     from lvexport.jobs import Limits
     from lvexport.render import progress, verify_result
 
-    positive(samples=samples, timeout=timeout)
+    positive(samples=samples, timeout=timeout, max_drop=max_drop)
     limits = Limits(timeout)
     request = verification.Request(
-        against, weights, num_classes, recipe, samples, CORES, limits, overrides=said(pictures, labelling)
+        against, weights, num_classes, recipe, samples, CORES, limits, said(pictures, labelling), max_drop
     )
     hear(printing)
     with progress(printing.quiet or printing.json) as report:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-SCHEMA_VERSION = "1.7"
+SCHEMA_VERSION = "1.8"
 
 
 class Part(BaseModel):
@@ -110,13 +110,14 @@ class CompressionInfo(Part):
     """An artifact with integer weights beside the network with the same rounded weights, as PyTorch computes that.
 
     ``sqnr_db``: how near the artifact is to it, of at least ``threshold_db``. ``network_db``: how near it is to the
-    original. The artifact may lose ``max_drop`` of its accuracy (a share of all inputs) and has to keep
-    ``min_retrieval`` of retrieval agreement; ``within_budget`` says whether it does.
+    original. All three are null where nothing says how weights were rounded. The artifact may lose ``max_drop`` of its
+    accuracy (a share of all inputs) and has to keep ``min_retrieval`` of retrieval agreement; ``within_budget`` says
+    whether it does.
     """
 
-    sqnr_db: float
-    threshold_db: float
-    network_db: float
+    sqnr_db: float | None
+    threshold_db: float | None
+    network_db: float | None
     max_drop: float
     min_retrieval: float
     within_budget: bool
@@ -137,7 +138,7 @@ class VerdictInfo(Part):
     retrieval_agreement: float
     accuracy: float | None
     reference_accuracy: float | None
-    threshold_db: float
+    threshold_db: float | None
     interval: IntervalInfo | None = None
     compression: CompressionInfo | None = None
     inputs: str

@@ -47,6 +47,7 @@ from lvexport.validation.verdict import (
     eased,
     judge_all,
     judge_compressed,
+    judge_loss,
     with_layers,
 )
 
@@ -396,10 +397,16 @@ def judge_run(
     depth: int,
     rounded: Roundings | None = None,
     budget: Budget = BUDGET,
+    by_loss: bool = False,
 ) -> Verdict:
-    """The verdict on a run, with the interval where the artifact leaves open how it is computed."""
+    """The verdict on a run, with the interval where the artifact leaves open how it is computed.
+
+    ``by_loss``: nothing says how its weights were rounded, and what they cost is judged alone.
+    """
     verdict = judge_all(references, outputs, run.outputs, labels, recipe, run.runtime, depth)
-    if rounded is not None:
+    if by_loss:
+        verdict = judge_loss(verdict, budget)
+    elif rounded is not None:
         faithful = judge_all(rounded.networks, outputs, run.outputs, None, recipe, run.runtime, depth)
         if rounded.simulated is not None:
             faithful = eased(faithful, rounded.networks, rounded.simulated, run.outputs)

@@ -237,7 +237,8 @@ def figures(a: ArtifactInfo, labelled: bool, bounded: bool, rounded: bool) -> li
 
 def as_rounded(v: VerdictInfo) -> str:
     """How near the artifact is to PyTorch with the same rounded weights."""
-    return "" if v.compression is None else f"{v.compression.sqnr_db:.1f}"
+    found = None if v.compression is None else v.compression.sqnr_db
+    return "" if found is None else f"{found:.1f}"
 
 
 def interval(v: VerdictInfo) -> str:
@@ -267,7 +268,7 @@ def problems(bundle: Bundle) -> None:
         elif a.status == "failed" and a.error is not None:
             text = f"{name} failed its verdict: {a.error}. Do not ship it."
         elif a.status == "failed" and v is not None and v.compression is not None:
-            text = f"{name} {compression_problem(a.recipe, v, v.compression)} Do not ship it."
+            text = f"{name} {compression_problem(a.recipe, v, v.compression)} Do not ship it.{by_others(a)}"
         elif a.status == "failed" and v is not None and v.max_abs_error is None:
             text = (
                 f"{name} answers with infinite numbers or NaN where the original has finite ones. In half precision, "
@@ -297,7 +298,7 @@ def compression_problem(recipe: str, v: VerdictInfo, c: CompressionInfo) -> str:
             f"does not hold the integers that the network was rounded to: of {c.layers.expected} layers, "
             f"{len(c.layers.wrong)} are not as they should be. In {layer}, {why}."
         )
-    if c.sqnr_db < c.threshold_db:
+    if c.sqnr_db is not None and c.threshold_db is not None and c.sqnr_db < c.threshold_db:
         return (
             f"does not compute what the original computes with weights rounded as {recipe} has them: "
             f"{c.sqnr_db:.1f} dB over {v.samples:,} inputs, and arithmetic leaves at least {c.threshold_db:.1f} dB. "
@@ -307,10 +308,14 @@ def compression_problem(recipe: str, v: VerdictInfo, c: CompressionInfo) -> str:
     if v.accuracy is not None:
         most = f"where {100 * c.max_drop:.1f} points may be lost"
         losses.append(f"accuracy {percent(v.accuracy)} of {percent(v.reference_accuracy)}, {most}")
-    return (
-        f"computes what it should, but weights rounded as {recipe} has them lose too much over {v.samples:,} inputs: "
-        f"{'; '.join(losses)}. Use a recipe with more bits."
-    )
+    what = "computes what it should, but weights rounded as" if c.sqnr_db is not None else "is in integers, which as"
+    return f"{what} {recipe} has them lose too much over {v.samples:,} inputs: {'; '.join(losses)}. Use more bits."
+
+
+def by_others(a: ArtifactInfo) -> str:
+    """What to type for an artifact that has not the integers of lvexport, and need not where others rounded it."""
+    known = a.verdict is not None and a.verdict.compression is not None and a.verdict.compression.sqnr_db is not None
+    return " If another tool rounded it, --max-drop 1 judges what that costs." if known and a.network is None else ""
 
 
 BEYOND = (
@@ -350,7 +355,7 @@ def origins(bundle: Bundle) -> Text:
     """Where the figures come from, and what they had to reach."""
     verdicts = {a.target: a.verdict for a in bundle.results if a.verdict is not None}
     judged = [(a, a.verdict) for a in bundle.results if a.verdict is not None]
-    needed = {a.recipe: v.threshold_db for a, v in judged if v.compression is None}
+    needed = {a.recipe: v.threshold_db for a, v in judged if v.threshold_db is not None and v.compression is None}
     lines = [f"{target}: {v.runtime}, n = {v.samples:,}, {v.inputs}" for target, v in verdicts.items()]
     intervals = [a.verdict.interval for a in bundle.results if a.verdict is not None and a.verdict.interval is not None]
     if intervals:
@@ -367,11 +372,15 @@ def origins(bundle: Bundle) -> Text:
 
 def budget(c: CompressionInfo) -> str:
     """What an artifact whose weights are integers had to keep."""
-    return (
-        f"at least {c.threshold_db:.1f} dB beside PyTorch with weights so rounded, which is {c.network_db:.1f} dB from "
-        f"the original; at most {100 * c.max_drop:.1f} points of accuracy lost, retrieval at least "
-        f"{percent(c.min_retrieval)}"
-    )
+    if c.sqnr_db is None:
+        faithful = "how it was rounded is not known, so its integers were not compared"
+    else:
+        faithful = (
+            f"at least {c.threshold_db:.1f} dB beside PyTorch with weights so rounded, which is {c.network_db:.1f} dB "
+            "from the original"
+        )
+    lost = f"at most {100 * c.max_drop:.1f} points of accuracy lost, retrieval at least {percent(c.min_retrieval)}"
+    return f"{faithful}; {lost}"
 
 
 def export_result(bundle: Bundle) -> None:

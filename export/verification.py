@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 
 from lvexport import bundle, calibration, files, golden
 from lvexport.bundle import Bundle
-from lvexport.compressing import Program, Rounding, compress, dynamic, rounding, simulation
-from lvexport.converters.contract import TensorSpec
+from lvexport.compressing import Program, Rounding, calibrated, compress, dynamic, rounding, simulation
+from lvexport.converters.contract import BUDGET, Budget, Recipe, TensorSpec
 from lvexport.converters.recipes import RECIPES
 from lvexport.converters.registry import CONVERTERS
 from lvexport.documents import describe_original, manifest_normalisation, tensor_specs
@@ -49,7 +49,8 @@ from lvexport.validation.verdict import blind
 @dataclass(frozen=True)
 class Request:
     """``against``: a MODEL in place of the golden vectors, of which ``weights``, ``num_classes`` and ``overrides`` say
-    more. ``recipe``: what a lone artifact is to be judged as.
+    more. ``recipe``: what a lone artifact is to be judged as. ``max_drop``: points of accuracy that one with integers
+    may lose where, however it was rounded, that is to be judged alone.
     """
 
     against: str | None = None
@@ -60,6 +61,11 @@ class Request:
     workers: int = 2
     limits: Limits = Limits()
     overrides: Overrides = NOTHING_SAID
+    max_drop: float | None = None
+
+    @property
+    def budget(self) -> Budget:
+        return BUDGET if self.max_drop is None else Budget(self.max_drop / 100)
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,11 @@ def verify(path: Path, request: Request = Request(), report: Report = silent) ->
             "bundle has its own. Add --against MODEL, or leave these options out."
         )
     subject = locate(path, request)
+    if request.max_drop is not None and (subject.manifest is not None or request.against is None):
+        raise UsageError(
+            "--max-drop is for an artifact that lies in no bundle, compared with --against MODEL: a bundle says itself "
+            "what its artifacts may lose. Leave the option out."
+        )
     with tempfile.TemporaryDirectory(prefix="lvexport-") as scratch:
         shop = Workshop(Path(scratch), request.limits)
         with interruptible(shop):
@@ -237,7 +248,7 @@ def against_model(subject: Subject, request: Request, shop: Workshop, report: Re
     out = shop.folder / "reference.safetensors"
     shop.do(ReferenceJob(capture.source, sampled.inputs, out, capture.state_digest))
     networks: dict[str, list[Array]] = {}
-    for name, (of, as_they_come) in roundings_of(subject, capture.source.family).items():
+    for name, (of, as_they_come) in roundings_of(subject, request, capture.source.family).items():
         given = None
         if of.calibration is not None:
             given = calibration.lay_down(
@@ -254,10 +265,17 @@ def against_model(subject: Subject, request: Request, shop: Workshop, report: Re
     return manifest, Baseline(judged_by, own, capture.depth, capture.source.labels, networks, family)
 
 
-def roundings_of(subject: Subject, family: str | None) -> dict[str, tuple[Rounding, bool]]:
+def by_loss(artifact: ArtifactInfo, request: Request) -> bool:
+    """Whether what rounding cost an artifact is judged alone: nothing says how it was rounded, or nothing need be."""
+    if artifact.network is not None or request.against is None or not compressed(artifact):
+        return False
+    return request.max_drop is not None or calibrated(artifact.recipe)
+
+
+def roundings_of(subject: Subject, request: Request, family: str | None) -> dict[str, tuple[Rounding, bool]]:
     """Of each network: how weights were rounded, and whether an artifact of it rounds activations as they come."""
     found: dict[str, tuple[Rounding, bool]] = {}
-    for a in subject.artifacts:
+    for a in (a for a in subject.artifacts if not by_loss(a, request)):
         of, name = rounding_of(a, family), network_of(a, family)
         if of is not None and (of.calibration is None or of.name == name):
             others = name in found and found[name][1]
@@ -341,7 +359,7 @@ def examine(folder: Path, artifact: ArtifactInfo, request: Request, baseline: Ba
     layers = None if request.against else layers_of(folder, artifact, shop)
     job = RunJob(artifact.target, path, baseline.sample.inputs, out, layers=layers)
     run = RUN_RESULT.validate_python(shop.do(job))
-    return judged(artifact, run, load_outputs(out), baseline)
+    return judged(artifact, run, load_outputs(out), baseline, request)
 
 
 def layers_of(folder: Path, artifact: ArtifactInfo, shop: Workshop) -> Path | None:
@@ -355,8 +373,20 @@ def layers_of(folder: Path, artifact: ArtifactInfo, shop: Workshop) -> Path | No
     return out
 
 
-def judged(artifact: ArtifactInfo, run: RunResult, outputs: Sequence[Array], baseline: Baseline) -> ArtifactInfo:
+def judged(
+    artifact: ArtifactInfo, run: RunResult, outputs: Sequence[Array], baseline: Baseline, request: Request
+) -> ArtifactInfo:
     recipe, labels = CONVERTERS[artifact.target].recipes[artifact.recipe], baseline.sample.labels
+    alone = by_loss(artifact, request)
+    rounded = None if alone else rounded_as(artifact, recipe, baseline)
+    references, depth = baseline.references, baseline.depth
+    verdict = judge_run(references, outputs, run, labels, recipe, depth, rounded, request.budget, alone)
+    wrong = mislabelled(baseline.labels, run.labels) or overspent(artifact.verdict) or blind(references)
+    return artifact.model_copy(update=judgement(verdict, wrong, baseline.sample.origin))
+
+
+def rounded_as(artifact: ArtifactInfo, recipe: Recipe, baseline: Baseline) -> Roundings | None:
+    """What the rounded network answers that an artifact was made from; None where none was."""
     name = network_of(artifact, baseline.family)
     networks = baseline.networks.get(name)
     if networks is None and (recipe.activations is not None or recipe.fitted):
@@ -371,10 +401,7 @@ def judged(artifact: ArtifactInfo, run: RunResult, outputs: Sequence[Array], bas
         )
     as_they_come = dynamic(artifact.target, artifact.recipe, artifact.options)
     simulated = baseline.networks.get(simulation(name)) if as_they_come else None
-    rounded = None if networks is None else Roundings(networks, simulated)
-    verdict = judge_run(baseline.references, outputs, run, labels, recipe, baseline.depth, rounded)
-    wrong = mislabelled(baseline.labels, run.labels) or overspent(artifact.verdict) or blind(baseline.references)
-    return artifact.model_copy(update=judgement(verdict, wrong, baseline.sample.origin))
+    return None if networks is None else Roundings(networks, simulated)
 
 
 def overspent(made: VerdictInfo | None) -> str | None:

@@ -54,28 +54,30 @@ class Compression:
     """An artifact beside the network with the same rounded weights, as PyTorch computes that.
 
     ``sqnr_db``: how near the artifact is to it, of at least ``threshold_db``, so that its integers, scales and zero
-    points are the right ones. ``network_db``: how near it is to the original. The rest is the budget of the verdict,
-    and whether the artifact keeps within it.
+    points are the right ones. ``network_db``: how near it is to the original. None where nothing says how weights were
+    rounded. The rest is the budget of the verdict, and whether the artifact keeps within it.
     """
 
-    sqnr_db: float
-    threshold_db: float
-    network_db: float
+    sqnr_db: float | None
+    threshold_db: float | None
+    network_db: float | None
     max_drop: float
     min_retrieval: float
     within_budget: bool
     layers: Comparison | None = None
 
     @property
-    def faithful(self) -> bool:
-        return self.sqnr_db >= self.threshold_db
+    def faithful(self) -> bool | None:
+        """None where that is not known."""
+        return None if self.sqnr_db is None or self.threshold_db is None else self.sqnr_db >= self.threshold_db
 
 
 @dataclass(frozen=True)
 class Verdict:
     """``samples`` inputs were run through both; every figure but the ``interval`` is over all of them.
 
-    ``compression`` is there where weights are integers; ``threshold_db`` then follows from what rounding them costs.
+    ``compression`` is there where weights are integers; ``threshold_db`` then follows from what rounding them costs,
+    and is None where nothing says how they were rounded.
     """
 
     passed: bool
@@ -89,7 +91,7 @@ class Verdict:
     retrieval_agreement: float
     accuracy: float | None
     reference_accuracy: float | None
-    threshold_db: float
+    threshold_db: float | None
     interval: Interval | None = None
     compression: Compression | None = None
 
@@ -148,7 +150,13 @@ def judge_all(
         judge(in_kind(r, spec), m, labels, recipe, runtime, depth, WHOLE if spec.dtype == PICTURE else 0.0)
         for r, m, spec in zip(references, measured, outputs, strict=True)
     ]
-    return min(verdicts, key=lambda verdict: verdict.sqnr_db - verdict.threshold_db)
+    return min(verdicts, key=lambda verdict: verdict.sqnr_db - required(verdict))
+
+
+def required(verdict: Verdict) -> float:
+    """The threshold of a verdict that has one, which all have that compare with a network whose rounding is known."""
+    assert verdict.threshold_db is not None
+    return verdict.threshold_db
 
 
 def in_kind(reference: Array, output: TensorSpec) -> Array:
@@ -205,7 +213,7 @@ def eased(
     """
     pairs = zip(networks, simulated, outputs, strict=True)
     found = min(metrics.sqnr_db(in_kind(n, spec), in_kind(s, spec)) for n, s, spec in pairs)
-    threshold = min(faithful.threshold_db, found - AGAIN)
+    threshold = min(required(faithful), found - AGAIN)
     return replace(faithful, threshold_db=threshold, passed=faithful.sqnr_db >= threshold)
 
 
@@ -235,14 +243,26 @@ def judge_compressed(
     pairs = zip(references, networks, outputs, strict=True)
     network = min(metrics.sqnr_db(in_kind(r, spec), in_kind(n, spec)) for r, n, spec in pairs)
     kept = within(losses, budget)
-    threshold = faithful.threshold_db if recipe.activations is None else min(faithful.threshold_db, network - AGAIN)
+    threshold = required(faithful) if recipe.activations is None else min(required(faithful), network - AGAIN)
     found = Compression(faithful.sqnr_db, threshold, network, budget.drop, budget.retrieval, kept)
     return replace(
         losses,
-        passed=found.faithful and kept,
+        passed=bool(found.faithful) and kept,
         threshold_db=least_db(network, threshold),
         compression=found,
     )
+
+
+def judge_loss(losses: Verdict, budget: Budget) -> Verdict:
+    """The verdict on an artifact with integers of which nothing says how they were rounded: what they cost is all.
+
+    Args:
+        losses: of the artifact, beside the original.
+        budget: what rounding may cost.
+    """
+    kept = within(losses, budget)
+    found = Compression(None, None, None, budget.drop, budget.retrieval, kept)
+    return replace(losses, passed=kept, threshold_db=None, compression=found)
 
 
 def with_layers(verdict: Verdict, layers: Comparison | None) -> Verdict:

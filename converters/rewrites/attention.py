@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -49,9 +50,20 @@ def spell_attention(module: GraphModule) -> None:
 
     Left alone where a mask of truth values could mask a whole row.
     """
+    _spell(module, lambda rank: True)
+
+
+def spell_odd_attention(module: GraphModule) -> None:
+    """The same, but only of other than four dimensions, which torch's exporter to ONNX does not take."""
+    _spell(module, lambda rank: rank != 4)
+
+
+def _spell(module: GraphModule, wanted: Callable[[int], bool]) -> None:
     for node in calls(module, ATEN.scaled_dot_product_attention.default):
         given = arguments(node)
         mask = given["attn_mask"]
+        if not wanted(len(shape(given["query"]))):
+            continue
         if given["dropout_p"] or given["enable_gqa"] or (mask is not None and value(mask).dtype is torch.bool):
             continue
         replace(node, _spelled(module, node, given))

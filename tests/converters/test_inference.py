@@ -282,6 +282,22 @@ class Spelled(nn.Module):
         return gelu + x * torch.sigmoid(x) + x * nn.functional.hardsigmoid(x)
 
 
+@pytest.mark.parametrize(("sizes", "left"), [((2, 3, 4), 0), ((1, 2, 3, 4), 1), ((1, 2, 2, 3, 4), 0)])
+def test_attention_of_four_dimensions_alone_is_left_to_onnx(sizes: tuple[int, ...], left: int) -> None:
+    class Attends(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.scaled_dot_product_attention(x, x, x)
+
+    x = torch.randn(sizes)
+    program = derived.for_onnx(torch.export.export(Attends(), (x,)))
+    assert len(program.graph.find_nodes(op="call_function", target=ATEN.scaled_dot_product_attention.default)) == left
+    torch.testing.assert_close(program.module()(x), Attends()(x))
+    if left:
+        return
+    exported = torch.onnx.export(program, dynamo=True, verbose=False)
+    assert exported is not None
+
+
 def test_spelled_activations_are_named() -> None:
     module = rewritten(Spelled(), torch.randn(4, 8), names=["activations"])
     assert operations(module) == {"gelu": 1, "silu": 1, "hardswish": 1, "add": 2}

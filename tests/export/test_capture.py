@@ -13,7 +13,7 @@ import lvexport
 from lvexport.capture import evaluate, together
 from lvexport.feeding import SEQUENCE, load_outputs
 from lvexport.jobs import Inputs
-from lvexport.regions import without_regions
+from lvexport.plain import plain
 from lvexport.source import resolve
 
 
@@ -82,10 +82,10 @@ def test_regions_that_change_nothing_are_taken_in() -> None:
     model, inputs = Regions().eval(), (torch.rand(2, 8),)
     program = torch.export.export(model, inputs)
     assert "wrap_with_autocast" in str(program.graph)
-    taken_in = without_regions(program, inputs)
+    taken_in = plain(program, inputs)
     assert "wrap_with" not in str(taken_in.graph)
     assert torch.equal(taken_in.module()(*inputs), model(*inputs))
-    assert without_regions(taken_in, inputs) is taken_in
+    assert plain(taken_in, inputs) is taken_in
 
 
 class Cast(nn.Module):
@@ -99,4 +99,42 @@ class Cast(nn.Module):
 def test_a_region_that_chooses_types_stays() -> None:
     inputs = (torch.rand(2, 2),)
     program = torch.export.export(Cast(), inputs)
-    assert without_regions(program, inputs) is program
+    assert plain(program, inputs) is program
+
+
+class Writes(nn.Module):
+    """What is written into: a layer's output, twice; a sum that is read before and behind; parts of a map; a buffer."""
+
+    total: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(2, 4, 1)
+        self.register_buffer("total", torch.zeros(1, 4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = nn.functional.hardswish(nn.functional.relu_(self.layer(x)).mul_(2), inplace=True)
+        z = y + 1
+        before = z * 3
+        z.add_(y)
+        z.clamp_(max=2)
+        part = z[:, 1:]
+        part.sub_(1)
+        z.mul_(2)  # which the part sees
+        kept = nn.functional.dropout(before, training=False)
+        kept.neg_()  # which changes what it was kept of, too
+        self.total.add_(1)
+        return z * before + part.sum() + self.total
+
+
+def test_what_is_written_into_is_given_where_nothing_shares_it() -> None:
+    inputs = (torch.randn(1, 2, 3, 3),)
+    wanted = Writes().eval()
+    torch.manual_seed(0)
+    model = Writes().eval()
+    model.load_state_dict(wanted.state_dict())
+    program = torch.export.export(model, inputs)
+    given = plain(program, inputs)
+    left = [str(n.target) for n in given.module().graph.nodes if "_." in str(n.target)]
+    assert sorted(left) == ["aten.add_.Tensor", "aten.mul_.Tensor", "aten.neg_.default", "aten.sub_.Tensor"]
+    torch.testing.assert_close(given.module()(*inputs), wanted(*inputs))

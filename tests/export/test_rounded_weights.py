@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import lvexport as lvexport_api
 from lvexport import bundle as bundles
 from tests.conftest import Run
 from tests.faults import record_again
@@ -115,6 +116,48 @@ def test_against_the_model_itself(made: Path, tmp_path: Path, lvexport: Run) -> 
     (row,) = json.loads(done.stdout)["artifacts"]
     assert row["verdict"]["compression"]["sqnr_db"] > 100
     assert lvexport("verify", tmp_path / name, *typed, "--recipe", "fp32").returncode == 1
+
+
+def test_what_others_rounded_is_judged_by_what_it_lost(made: Path, tmp_path: Path, lvexport: Run) -> None:
+    """ONNX Runtime's own quantizer rounds activations as they come, to a scale for each whole tensor of weights."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    (plain,) = lvexport_api.export("mobilevit_xxs", "onnx", weights="demo", samples=8, output=tmp_path).results
+    foreign = tmp_path / "foreign.onnx"
+    quantize_dynamic(
+        tmp_path / made.name / str(plain.path), foreign, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8
+    )
+    typed = ("verify", foreign, "--against", "mobilevit", "--weights", "demo", "--samples", "40", "--recipe", "w8")
+    done = lvexport(*typed)
+    assert done.returncode == 1
+    assert "If another tool rounded it, --max-drop 1 judges what that costs." in done.stderr.replace("\n", " ")
+    done = lvexport(*typed, "--max-drop", "5", "--json")
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)["artifacts"]
+    found = row["verdict"]["compression"]
+    assert (found["sqnr_db"], found["max_drop"], row["verdict"]["threshold_db"]) == (None, 0.05, None)
+    assert row["verdict"]["sqnr_db"] < 60
+
+
+def test_integers_of_which_nothing_is_known_are_judged_by_what_they_lost(
+    made: Path, tmp_path: Path, lvexport: Run
+) -> None:
+    name = rows(made)["onnx", "w8"]["path"]
+    typed = ("--against", "mobilevit", "--weights", "demo", "--samples", "40", "--recipe", "w8a8")
+    shutil.copyfile(made / name, tmp_path / name)
+    done = lvexport("verify", tmp_path / name, *typed)
+    assert done.returncode == 0, done.stderr
+    assert "how it was rounded is not known, so its integers were not compared" in done.stdout.replace("\n", " ")
+    FAULTS["onnx", "w8"]["axis"](tmp_path / name)
+    done = lvexport("verify", tmp_path / name, *typed)
+    assert done.returncode == 1
+    assert "lose too much over 40 inputs: retrieval agreement" in done.stderr.replace("\n", " ")
+
+
+def test_a_bundle_says_itself_what_may_be_lost(made: Path, lvexport: Run) -> None:
+    done = lvexport("verify", made, "--max-drop", "5")
+    assert done.returncode == 2
+    assert "--max-drop is for an artifact that lies in no bundle" in done.stderr.replace("\n", " ")
 
 
 def test_a_later_run_keeps_what_integers_are_judged_by(made: Path, tmp_path: Path, lvexport: Run) -> None:

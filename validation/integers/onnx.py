@@ -23,10 +23,13 @@ def layers(artifact: Path) -> Iterator[Layer]:
     graph = _Graph(onnx.load(str(artifact)).graph)
     for node in graph.nodes:
         weight = graph.weight(node) if node.op_type in _LAYERS else None
-        if weight is not None:
-            data, scales, outputs = weight
-            found = np.asarray(scales, np.float64)
-            yield Layer(node.name, digest(data, outputs), found, graph.before(node), graph.behind(node))
+        if weight is None:
+            continue
+        data, scales, outputs = weight
+        ends = np.cumsum(graph.pieces(node))[:-1]
+        found = np.asarray(scales, np.float64).reshape(data.shape[outputs], -1)
+        for part, its in zip(np.split(data, ends, outputs), np.split(found, ends), strict=True):
+            yield Layer(node.name, digest(part, outputs), its.reshape(-1), graph.before(node), graph.behind(node))
 
 
 def signed(integers: Array) -> Array:
@@ -84,6 +87,13 @@ class _Graph:
         data, scales = self.constants[wide.input[0]], self.constants[scaled.input[1]]
         outputs = data.ndim - 1 if columns else 0
         return data.astype(np.int8), np.moveaxis(scales, outputs, 0).reshape(-1), outputs
+
+    def pieces(self, node: Any) -> list[int]:
+        """How many outputs each of the layers has that a node computes: onnxsim joins those that take the same."""
+        users = self.users.get(node.output[0], [])
+        if len(users) == 1 and users[0].op_type == "Split" and len(users[0].input) > 1:
+            return [int(size) for size in self.constants[users[0].input[1]]]
+        return []
 
     def before(self, node: Any) -> Grid | None:
         producer = self.producers.get(node.input[0])
