@@ -126,17 +126,24 @@ def flat(module: GraphModule, batches: Sequence[Batch]) -> Tensor:
     return torch.stack([torch.cat([leaf.reshape(-1) for leaf in tree_leaves(answer)]) for answer in answers])
 
 
+_TOGETHER = 4.0  # of the power of noise: two of one amplitude, added up
+_ALIKE = 2.0  # what chance makes of few inputs
+
+
 def check(exact: Tensor, wanted: Tensor, settled: GraphModule, batches: Sequence[Batch]) -> None:
     """Raise ConversionError where the program with its roundings computes something else than was searched with.
 
-    A bias that took up a shift is added in another order, so that numbers at half a step may fall to the other side;
-    that makes less noise than rounding itself. ``exact``: what the program answered before anything was done to it.
+    A bias that took up a shift is added in another order, so that numbers at half a step may fall to the other side. In
+    a deep program the two then share next to none of their roundings: each is as far from ``exact``, what the program
+    answered before anything was done to it, and they are at most as far from each other as both of these together.
     """
-    rounding, change = loss(exact, wanted, None).noise, loss(wanted, flat(settled, batches), None).noise
-    if change > rounding:
+    found = flat(settled, batches)
+    rounding, own = loss(exact, wanted, None).noise, loss(exact, found, None).noise
+    change = loss(wanted, found, None).noise
+    if change > _TOGETHER * rounding or own > _ALIKE * rounding:
         raise ConversionError(
             f"Writing roundings into the program changed what it computes, by {change:.2g} of its power where rounding "
-            f"costs {rounding:.2g}. This is a bug; please report it with the model."
+            f"costs {rounding:.2g} and, once written, {own:.2g}. This is a bug; please report it with the model."
         )
 
 

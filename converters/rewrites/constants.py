@@ -2,43 +2,99 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from lvexport.converters.rewrites.graph import ATEN, calls, constant, keep, prune, replace, value
+from lvexport.converters.rewrites.graph import ATEN, calls, constant, keep, prune, value
 
 
 def fold_constants(module: GraphModule) -> None:
-    """Put in numbers for everything that is computed from constants alone, such as positional biases."""
-    known: dict[Node, Tensor] = {}
-    for node in list(module.graph.nodes):
-        found = constant(module, node) if node.op == "get_attr" else _computed(node, known)
-        if found is not None:
-            known[node] = found
+    """Put in numbers for everything that is computed from constants alone, such as positional biases.
+
+    So are tensors that are filled place by place, as a mask may be, if nothing reads them before they are done. States,
+    which are written into from one input to the next, are no constants.
+    """
+    known = _known(module)
     for node in calls(module, ATEN._assert_tensor_metadata.default):
         if node.args[0] in known:
             module.graph.erase_node(node)
     for node, tensor in known.items():
         if node.op != "get_attr" and any(user not in known for user in node.users):
-            replace(node, keep(module, node, node.name, tensor))
+            node.replace_all_uses_with(
+                keep(module, node, node.name, tensor.clone()), delete_user_cb=lambda user: user not in known
+            )
+    for node in [n for n in reversed(module.graph.nodes) if n in known and _writes(n)]:
+        module.graph.erase_node(node)
     for node in calls(module, ATEN.add.Tensor, ATEN.sub.Tensor, ATEN.mul.Tensor, ATEN.div.Tensor):
         if value(node).is_floating_point():  # beside which a whole number would be a tensor of integers to be cast
             node.args = tuple(float(a) if isinstance(a, int) else a for a in node.args)
     prune(module)
 
 
+def _known(module: GraphModule) -> dict[Node, Tensor]:
+    """The nodes that depend on no input, and what they give when all that writes into it has."""
+    writers: dict[Node, list[Node]] = {}
+    for node in module.graph.nodes:
+        if _writes(node):
+            writers.setdefault(_root(node), []).append(node)
+    changing = {root for root in writers if root.op != "call_function"}
+    while True:
+        known = _evaluated(module, changing)
+        found = {root for root, its in writers.items() if root not in changing and not _done(root, its, known)}
+        if not found:
+            return known
+        changing |= found
+
+
+def _done(root: Node, writers: list[Node], known: Collection[Node]) -> bool:
+    """Whether all that writes into a tensor is known, and nothing unknown reads it, or a view of it, before that."""
+    if not all(writer in known for writer in writers):
+        return False
+    shared = [node for node in root.graph.nodes if _root(node) is root]
+    return all(user in known or writers[-1] < user for node in shared for user in node.users)
+
+
+def _root(node: Node) -> Node:
+    """Whose numbers a node gives, where it gives a view of another's, or what it wrote into."""
+    while node.args and isinstance(node.args[0], Node) and (_shares(node) or node.target is operator.getitem):
+        node = node.args[0]
+    return node
+
+
+def _shares(node: Node) -> bool:
+    if node.op != "call_function" or not isinstance(node.target, OpOverload):
+        return False
+    named = any(given.alias_info is not None for given in node.target._schema.returns)
+    return named or "dropout" in str(node.target)  # which gives what it is given, in evaluation
+
+
+def _writes(node: Node) -> bool:
+    return node.op == "call_function" and isinstance(node.target, OpOverload) and node.target._schema.is_mutable
+
+
+def _evaluated(module: GraphModule, changing: Collection[Node]) -> dict[Node, Tensor]:
+    """What each node gives that depends on constants alone, and on nothing that changes."""
+    known: dict[Node, Tensor] = {}
+    for node in module.graph.nodes:
+        if _root(node) not in changing:
+            found = constant(module, node) if node.op == "get_attr" else _computed(node, known)
+            if found is not None:
+                known[node] = found
+    return known
+
+
 def _computed(node: Node, known: dict[Node, Tensor]) -> Tensor | None:
-    """What a node gives, where that is a tensor that depends on constants alone."""
     target: Any = node.target
-    if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
+    if node.op != "call_function" or not isinstance(target, OpOverload):
         return None
-    if torch.Tag.nondeterministic_seeded in target.tags or target._schema.is_mutable:
-        return None
-    if any(source not in known for source in node.all_input_nodes):
+    if torch.Tag.nondeterministic_seeded in target.tags or any(source not in known for source in node.all_input_nodes):
         return None
     with torch.no_grad():
         found = target(*map_arg(node.args, known.__getitem__), **map_arg(node.kwargs, known.__getitem__))

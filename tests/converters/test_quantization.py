@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from lvexport.converters.compression import quantize as round_weight
-from lvexport.converters.contract import Budget, Integers
+from lvexport.converters.contract import Budget, ConversionError, Integers
 from lvexport.converters.quantization import bias
 from lvexport.converters.quantization.channels import connected
 from lvexport.converters.quantization.equalize import equalize
@@ -21,7 +21,7 @@ from lvexport.converters.quantization.grids import Grid, spanning
 from lvexport.converters.quantization.loss import loss
 from lvexport.converters.quantization.narrow import candidates, fit, narrow
 from lvexport.converters.quantization.observers import BINS, OBSERVERS, Seen
-from lvexport.converters.quantization.quantize import WEIGHTS, Calibration, Others, grids, observed, quantize
+from lvexport.converters.quantization.quantize import WEIGHTS, Calibration, Others, check, grids, observed, quantize
 from lvexport.converters.quantization.search import choose, fewest
 from lvexport.converters.quantization.settings import OBSERVER_NAMES, Assignment, Integer, Loss, Settings
 from lvexport.converters.quantization.sites import Whole, sites, whole
@@ -425,3 +425,36 @@ def test_sigmoids_come_back_to_integers_where_a_layer_was_to_blame(
     assert chosen.within
     assert list(chosen.floating) == [blamed.site.name]
     assert [gate.output.on for gate in board.gates] == [not gates_cost]
+
+
+class Noisy(nn.Module):
+    """Gives what it is given, moved by noise of its own."""
+
+    noise: Tensor
+
+    def __init__(self, noise: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("noise", noise)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.noise * x.norm()
+
+
+@pytest.mark.parametrize(
+    ("amplitude", "seed", "passes"), [(1, 1, True), (1, 0, True), (1.6, 1, False), (-1.6, 0, False)]
+)
+def test_written_roundings_may_fall_otherwise_and_no_further(amplitude: float, seed: int, passes: bool) -> None:
+    """Seed 0 draws the noise of the program that was searched with."""
+
+    def drawn(seed: int) -> Tensor:
+        return 0.01 * torch.randn(1, 40, generator=torch.Generator().manual_seed(seed))
+
+    batches = [(x,) for x in torch.randn(30, 1, 40, generator=torch.Generator().manual_seed(7))]
+    exact = torch.cat([x for (x,) in batches])
+    wanted = torch.cat([Noisy(drawn(0))(x) for (x,) in batches])
+    written = torch.fx.symbolic_trace(Noisy(amplitude * drawn(seed)))
+    if passes:
+        check(exact, wanted, written, batches)
+    else:
+        with pytest.raises(ConversionError, match="changed what it computes"):
+            check(exact, wanted, written, batches)
