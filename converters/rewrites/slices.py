@@ -39,6 +39,8 @@ def spell_slices(module: GraphModule) -> None:
     prune(module)
     for node in calls(module, ATEN.slice.Tensor):
         _spell_strides(module, node)
+    for node in calls(module, ATEN.slice.Tensor):
+        _spell_every_other(module, node)
     _merge_convolutions(module)
     prune(module)
 
@@ -147,6 +149,16 @@ def _spell_strides(module: GraphModule, node: Node) -> None:
     x = call(node, ATEN.permute.default, x, [0, 3, 1, 2]) if last else x
     found = call(node, ATEN.conv2d.default, x, one, None, [step, step], [0, 0], [1, 1], channels)
     replace(node, call(node, ATEN.permute.default, found, [0, 2, 3, 1]) if last else found)
+
+
+def _spell_every_other(module: GraphModule, node: Node) -> None:
+    """Write every n-th number of rows, as rotary embeddings take them, as a product with ones and zeros."""
+    given = arguments(node)
+    x: Node = given["self"]
+    last = len(shape(x)) - 1
+    if given["step"] > 1 and given["dim"] % len(shape(x)) == last and value(x).is_floating_point():
+        taken = torch.eye(shape(x)[last], dtype=value(x).dtype)[given["start"] : given["end"] : given["step"]]
+        replace(node, call(node, ATEN.linear.default, x, keep(module, node, "taken", taken)))
 
 
 def _every(node: Node) -> tuple[int, int]:

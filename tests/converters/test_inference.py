@@ -454,6 +454,20 @@ def test_shifts_and_strides_of_tokens_are_what_delegates_take() -> None:
     assert all(len(s.args) < 5 for s in calls(module, ATEN.slice.Tensor))
 
 
+class Rotated(nn.Module):
+    """Pairs of neighbours turned, as rotary embeddings of positions do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        turned = torch.stack([-x[..., 1::2], x[..., :-1:2]], -1).reshape(x.shape)
+        return x * 0.8 + turned * 0.6
+
+
+def test_every_other_number_is_a_product() -> None:
+    module = rewritten(Rotated(), torch.randn(1, 3, 8), names=["slices"])
+    assert operations(module)["linear"] == 2
+    assert operations(module)["slice"] == 0
+
+
 class Resized(nn.Module):
     """A map made larger and smaller, by size and by factor, with and without a low pass before."""
 
