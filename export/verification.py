@@ -105,11 +105,7 @@ def verify(path: Path, request: Request = Request(), report: Report = silent) ->
             "bundle has its own. Add --against MODEL, or leave these options out."
         )
     subject = locate(path, request)
-    if request.max_drop is not None and (subject.manifest is not None or request.against is None):
-        raise UsageError(
-            "--max-drop is for an artifact that lies in no bundle, compared with --against MODEL: a bundle says itself "
-            "what its artifacts may lose. Leave the option out."
-        )
+    check_budget(subject, request)
     with tempfile.TemporaryDirectory(prefix="lvexport-") as scratch:
         shop = Workshop(Path(scratch), request.limits)
         with interruptible(shop):
@@ -123,6 +119,24 @@ def verify(path: Path, request: Request = Request(), report: Report = silent) ->
     results = tuple(artifact for artifact, _ in found)
     logs = {f"{artifact.target} {artifact.recipe}": log for artifact, log in found if log}
     return Bundle(subject.folder, manifest.model_copy(update={"artifacts": results}), results, logs)
+
+
+def check_budget(subject: Subject, request: Request) -> None:
+    """Raise UsageError where a budget was named for what has one already, or has no integers."""
+    if request.max_drop is None:
+        return
+    if subject.manifest is not None or request.against is None:
+        raise UsageError(
+            "--max-drop is for an artifact that lies in no bundle, compared with --against MODEL: a bundle says itself "
+            "what its artifacts may lose. Leave the option out."
+        )
+    (artifact,) = subject.artifacts
+    if not compressed(artifact):
+        with_integers = ", ".join(name for name, recipe in RECIPES.items() if recipe.weights is not None)
+        raise UsageError(
+            f"--max-drop is for an artifact in integers, and {artifact.path} is judged as {artifact.recipe}, which has "
+            f"none. Say what it is with --recipe ({with_integers}), or leave the option out."
+        )
 
 
 def locate(path: Path, request: Request) -> Subject:

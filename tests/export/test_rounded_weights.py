@@ -160,6 +160,15 @@ def test_a_bundle_says_itself_what_may_be_lost(made: Path, lvexport: Run) -> Non
     assert "--max-drop is for an artifact that lies in no bundle" in done.stderr.replace("\n", " ")
 
 
+def test_what_has_no_integers_has_no_budget(tmp_path: Path, lvexport: Run) -> None:
+    (tmp_path / "model.onnx").touch()
+    done = lvexport("verify", tmp_path / "model.onnx", "--against", "mobilevit", "--max-drop", "1")
+    assert done.returncode == 2
+    assert "model.onnx is judged as fp32, which has none. Say what it is with --recipe (w8," in done.stderr.replace(
+        "\n", " "
+    )
+
+
 def test_a_later_run_keeps_what_integers_are_judged_by(made: Path, tmp_path: Path, lvexport: Run) -> None:
     shutil.copytree(made, tmp_path / made.name)
     typed = ("mobilevit", "--weights", "demo", "--to", "onnx", "--samples", "8", "--output", tmp_path)
