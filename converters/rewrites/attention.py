@@ -89,9 +89,7 @@ def batch_products(module: GraphModule) -> None:
         a, b = node.args
         assert isinstance(a, Node)
         assert isinstance(b, Node)
-        if len(shape(b)) > 2 and prod(shape(b)[:-2]) == 1 < prod(
-            shape(a)[:-2]
-        ):  # torch would make a copy of b for each matrix of a
+        if _is_shared(a, b):
             rows = axes.reshape(node, a, (1, -1, shape(a)[-1]))
             whole = call(node, ATEN.bmm.default, rows, axes.reshape(node, b, (1, *shape(b)[-2:])))
             replace(node, axes.reshape(node, whole, shape(node)))
@@ -108,6 +106,14 @@ def batch_products(module: GraphModule) -> None:
     from lvexport.converters.rewrites.views import compose_views
 
     compose_views(module)
+
+
+def _is_shared(a: Node, b: Node) -> bool:
+    """Whether each matrix of a stack is multiplied with one and the same, of which torch would make a copy for each.
+
+    So it is where heads share keys and values. A constant, such as the weights of a layer, is no stack.
+    """
+    return b.op != "get_attr" and len(shape(b)) > 2 and prod(shape(b)[:-2]) == 1 < prod(shape(a)[:-2])
 
 
 def _sink(node: Node) -> None:
