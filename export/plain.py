@@ -17,6 +17,8 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_map
 
+from lvexport.converters.rewrites.graph import shares, writes
+
 # What stands before the region's program in the arguments (torch/_higher_order_ops/wrap.py).
 _SETTINGS = {
     torch.ops.higher_order.wrap_with_autocast: ("device_type", "dtype", "enabled", "cache_enabled"),
@@ -42,13 +44,13 @@ def plain(program: ExportedProgram, inputs: tuple[Tensor, ...]) -> ExportedProgr
 
 def _writes(node: Node) -> bool:
     """Whether a node writes into what another made and nothing else shares, and could give that instead."""
-    if node.op != "call_function" or not isinstance(node.target, OpOverload) or not node.target._schema.is_mutable:
+    if not writes(node):
         return False
     written = node.args[0] if node.args else None
     if not isinstance(written, Node) or written.op != "call_function" or not _gives_alike(node):
         return False
-    shares = _is_view(written) or any(user < node and _is_view(user) for user in written.users)
-    return not shares and not any(a is written for a in (*node.args[1:], *node.kwargs.values()))
+    shared = _may_share(written) or any(user < node and _may_share(user) for user in written.users)
+    return not shared and not any(a is written for a in (*node.args[1:], *node.kwargs.values()))
 
 
 def _giving(operation: OpOverload) -> OpOverload | None:
@@ -70,11 +72,9 @@ def _gives_alike(node: Node) -> bool:
     return bool(found.dtype == own.dtype and found.shape == own.shape)
 
 
-def _is_view(node: Node) -> bool:
-    """Whether what a node gives may lie where another's numbers lie."""
-    if node.op != "call_function" or not isinstance(node.target, OpOverload) or "dropout" in str(node.target):
-        return True  # dropout, in evaluation, gives what it is given
-    return any(given.alias_info is not None for given in node.target._schema.returns)
+def _may_share(node: Node) -> bool:
+    """Whether what a node gives may lie where another's numbers lie: of what is no operation of torch, who knows."""
+    return node.op != "call_function" or not isinstance(node.target, OpOverload) or shares(node)
 
 
 def _give(node: Node) -> None:

@@ -12,7 +12,7 @@ from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from lvexport.converters.rewrites.graph import ATEN, calls, constant, keep, prune, value
+from lvexport.converters.rewrites.graph import ATEN, calls, constant, keep, prune, shares, value, writes
 
 
 def fold_constants(module: GraphModule) -> None:
@@ -30,7 +30,7 @@ def fold_constants(module: GraphModule) -> None:
             node.replace_all_uses_with(
                 keep(module, node, node.name, tensor.clone()), delete_user_cb=lambda user: user not in known
             )
-    for node in [n for n in reversed(module.graph.nodes) if n in known and _writes(n)]:
+    for node in [n for n in reversed(module.graph.nodes) if n in known and writes(n)]:
         module.graph.erase_node(node)
     for node in calls(module, ATEN.add.Tensor, ATEN.sub.Tensor, ATEN.mul.Tensor, ATEN.div.Tensor):
         if value(node).is_floating_point():  # beside which a whole number would be a tensor of integers to be cast
@@ -42,7 +42,7 @@ def _known(module: GraphModule) -> dict[Node, Tensor]:
     """The nodes that depend on no input, and what they give when all that writes into it has."""
     writers: dict[Node, list[Node]] = {}
     for node in module.graph.nodes:
-        if _writes(node):
+        if writes(node):
             writers.setdefault(_root(node), []).append(node)
     changing = {root for root in writers if root.op != "call_function"}
     while True:
@@ -63,20 +63,9 @@ def _done(root: Node, writers: list[Node], known: Collection[Node]) -> bool:
 
 def _root(node: Node) -> Node:
     """Whose numbers a node gives, where it gives a view of another's, or what it wrote into."""
-    while node.args and isinstance(node.args[0], Node) and (_shares(node) or node.target is operator.getitem):
+    while node.args and isinstance(node.args[0], Node) and (shares(node) or node.target is operator.getitem):
         node = node.args[0]
     return node
-
-
-def _shares(node: Node) -> bool:
-    if node.op != "call_function" or not isinstance(node.target, OpOverload):
-        return False
-    named = any(given.alias_info is not None for given in node.target._schema.returns)
-    return named or "dropout" in str(node.target)  # which gives what it is given, in evaluation
-
-
-def _writes(node: Node) -> bool:
-    return node.op == "call_function" and isinstance(node.target, OpOverload) and node.target._schema.is_mutable
 
 
 def _evaluated(module: GraphModule, changing: Collection[Node]) -> dict[Node, Tensor]:

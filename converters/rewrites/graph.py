@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_map
@@ -23,6 +24,19 @@ def calls(module: GraphModule, *targets: Any) -> list[Node]:
 
 def is_call(node: Any, *targets: Any) -> bool:
     return isinstance(node, Node) and node.op == "call_function" and node.target in targets
+
+
+def shares(node: Node) -> bool:
+    """Whether what an operation gives may lie where what it was given first lies: a view, or what it wrote into."""
+    if node.op != "call_function" or not isinstance(node.target, OpOverload):
+        return False
+    named = any(given.alias_info is not None for given in node.target._schema.returns)
+    return named or "dropout" in str(node.target)  # which gives what it is given, in evaluation
+
+
+def writes(node: Node) -> bool:
+    """Whether an operation writes into what it is given."""
+    return node.op == "call_function" and isinstance(node.target, OpOverload) and node.target._schema.is_mutable
 
 
 def arguments(node: Node) -> dict[str, Any]:
