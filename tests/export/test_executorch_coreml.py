@@ -128,10 +128,10 @@ def test_a_program_that_is_more_than_the_delegate_is_not_run(lvexport: Run, tmp_
     done = lvexport(f"{__file__}:Mixed", "--imgsz", "16", "--to", TARGET, "--samples", "4", "--output", tmp_path)
     assert done.returncode == 3, done.stderr
     assert "was built but NOT RUN" in done.stderr
-    (row,) = read(tmp_path / f"{Path(__file__).stem}-16").results
+    (row,) = read(tmp_path / f"{Path(__file__).stem}-Mixed-16").results
     assert (row.status, row.verdict) == ("not-run", None)
     assert "is not one call of CoreMLBackend" in (row.error or "")
-    program = tmp_path / f"{Path(__file__).stem}-16" / (row.path or "")
+    program = tmp_path / f"{Path(__file__).stem}-Mixed-16" / (row.path or "")
     with pytest.raises(CannotRun):
         RUNTIMES[TARGET].load(program, 1)
     again = lvexport("verify", program, "--json")

@@ -79,7 +79,7 @@ def test_overrides_reach_manifest_and_verdict(lvexport: Run, tmp_path: Path) -> 
     (tmp_path / "labels.txt").write_text("red\ngreen\n")
     done = lvexport(*line, cwd=tmp_path)
     assert done.returncode == 2
-    assert "2 labels, and mine answers with 3 classes" in done.stderr
+    assert "2 labels, and mine-Mine answers with 3 classes" in done.stderr
 
 
 def test_how_pictures_are_prepared_cannot_be_said_of_golden_vectors(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
+import onnx
 import pytest
 
 import lvexport as lvexport_api
@@ -148,7 +149,10 @@ def test_integers_of_which_nothing_is_known_are_judged_by_what_they_lost(
     done = lvexport("verify", tmp_path / name, *typed)
     assert done.returncode == 0, done.stderr
     assert "how it was rounded is not known, so its integers were not compared" in done.stdout.replace("\n", " ")
-    FAULTS["onnx", "w8"]["axis"](tmp_path / name)
+    model = onnx.load(tmp_path / name)
+    for tensor in (t for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT8):
+        tensor.raw_data = tensor.raw_data[1:] + tensor.raw_data[:1]  # each integer in its neighbour's place
+    onnx.save(model, tmp_path / name)
     done = lvexport("verify", tmp_path / name, *typed)
     assert done.returncode == 1
     assert "lose too much over 40 inputs: retrieval agreement" in done.stderr.replace("\n", " ")
