@@ -299,6 +299,27 @@ def test_attention_of_four_dimensions_alone_is_left_to_onnx(sizes: tuple[int, ..
     assert exported is not None
 
 
+class Unrolled(nn.Module):
+    """Units of a map beside each other, twice, as in Hiera: permutations of six dimensions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(2):
+            n, height, width, channels = x.shape
+            x = x.reshape(n, height // 2, 2, width // 2, 2, channels).permute(0, 2, 4, 1, 3, 5)
+            x = x.reshape(4 * n, height // 2, width // 2, channels)
+        return x
+
+
+def test_core_ml_permutes_no_more_dimensions_than_it_has() -> None:
+    x = torch.randn(2, 8, 8, 3)
+    program = torch.export.export(Unrolled(), (x,))
+    limited = derived.for_core_ml(program)
+    ranks = [n.meta["val"].ndim for n in limited.graph.nodes if n.op == "call_function"]
+    assert max(ranks) <= 5
+    assert torch.equal(limited.module()(x), Unrolled()(x))
+    assert derived.for_core_ml(limited) is limited
+
+
 def test_spelled_activations_are_named() -> None:
     module = rewritten(Spelled(), torch.randn(4, 8), names=["activations"])
     assert operations(module) == {"gelu": 1, "silu": 1, "hardswish": 1, "add": 2}

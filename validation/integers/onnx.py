@@ -60,11 +60,8 @@ class _Graph:
         columns = node.op_type == "MatMul" or (node.op_type == "Gemm" and not self.transposed(node))
         if producer is None:
             return None
-        return (
-            self.dequantized(producer, columns)
-            if producer.op_type == "DequantizeLinear"
-            else self.spelled(producer, columns)
-        )
+        read = self.dequantized if producer.op_type == "DequantizeLinear" else self.spelled
+        return read(producer, columns)
 
     def dequantized(self, producer: Any, columns: bool) -> _Weight | None:
         if producer.input[0] not in self.constants:
@@ -86,6 +83,9 @@ class _Graph:
             return None
         data, scales = self.constants[wide.input[0]], self.constants[scaled.input[1]]
         outputs = data.ndim - 1 if columns else 0
+        if scales.ndim != data.ndim or scales.shape[outputs] != data.shape[outputs]:
+            scales = np.full(data.shape[outputs], np.nan)  # a scale for something else than each output
+            return data.astype(np.int8), scales, outputs
         return data.astype(np.int8), np.moveaxis(scales, outputs, 0).reshape(-1), outputs
 
     def pieces(self, node: Any) -> list[int]:
