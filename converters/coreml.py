@@ -66,13 +66,20 @@ class CoreML:
 
 
 def tensor_interface(captured: Captured) -> dict[str, Any]:
-    """Inputs and outputs under the names of the captured program, in single precision."""
+    """Inputs and outputs under the names of the captured program, in single precision; whole numbers of 32 bits.
+
+    Core ML has none of 64; coremltools takes inputs of them for such, outputs it refuses.
+    """
     import coremltools as ct
     import numpy as np
 
+    given = {"int64": "int32"}
+
     return {
         "inputs": [ct.TensorType(name=s.name, shape=s.shape, dtype=np.dtype(s.dtype).type) for s in captured.inputs],
-        "outputs": [ct.TensorType(name=s.name, dtype=np.dtype(s.dtype).type) for s in captured.outputs],
+        "outputs": [
+            ct.TensorType(name=s.name, dtype=np.dtype(given.get(s.dtype, s.dtype)).type) for s in captured.outputs
+        ],
     }
 
 
@@ -132,10 +139,13 @@ def convert_program(program: ExportedProgram, arguments: dict[str, Any]) -> tupl
         arguments = arguments | {"pass_pipeline": without_linear_bias()}
     try:
         return ct.convert(program.run_decompositions({}), **arguments), "torch.export"
-    except _NOT_TAKEN:
+    except _NOT_TAKEN as error:
         with torch.no_grad():
             traced = torch.jit.trace(program.module(), examples(program), check_trace=False)  # type: ignore[no-untyped-call]
-        return ct.convert(traced, **arguments), "torch.jit.trace"
+        try:
+            return ct.convert(traced, **arguments), "torch.jit.trace"
+        except _NOT_TAKEN:  # what is in the way of a trace is often of the trace alone
+            raise error from None
 
 
 def adds_to_one_output(program: ExportedProgram) -> bool:

@@ -12,9 +12,15 @@ from torch.export import ExportedProgram
 
 from lvexport.converters.contract import Normalisation
 from lvexport.converters.rewrites import axes
-from lvexport.converters.rewrites.activations import spell_hard_sigmoids
+from lvexport.converters.rewrites.activations import (
+    is_tanh_gelu,
+    spell_hard_sigmoids,
+    spell_tanh_gelus,
+    spell_tanh_gelus_by_powers,
+)
 from lvexport.converters.rewrites.attention import spell_odd_attention
-from lvexport.converters.rewrites.graph import arguments, call, calls, replace, shape
+from lvexport.converters.rewrites.graph import ATEN, arguments, call, calls, is_call, replace, shape
+from lvexport.converters.rewrites.norms import spell_rms_norms
 from lvexport.converters.rewrites.resizes import RESIZES, spell_resizes
 from lvexport.converters.rewrites.views import limit_views
 
@@ -22,25 +28,43 @@ from lvexport.converters.rewrites.views import limit_views
 # count_include_pad, divisor_override (aten/src/ATen/native/native_functions.yaml)
 _POOLING = (None, None, (), (0, 0), False, True, None)
 
+_MAX_POOLS = (ATEN.max_pool1d.default, ATEN.max_pool2d.default, ATEN.max_pool3d.default)
+
 _CORE_ML_DIMENSIONS = 5  # coremltools refuses programs with more (converters/mil/mil/program.py)
 
 
 def for_xnnpack(program: ExportedProgram) -> ExportedProgram:
     """The same program in the form in which ExecuTorch computes all of it right."""
-    return torch.export.export(
-        rewritten(program, spell_resizes, flatten_softmax, spell_group_norms, spell_hard_sigmoids), examples(program)
-    )
+    spelled = (spell_resizes, flatten_softmax, spell_group_norms, spell_hard_sigmoids, spell_tanh_gelus)
+    return torch.export.export(rewritten(program, *spelled), examples(program))
 
 
 def for_core_ml(program: ExportedProgram) -> ExportedProgram:
     """The same program in the form that coremltools takes; itself where it is in that form."""
-    nodes = [node for node in program.graph.nodes if node.op == "call_function"]
-    ordered = (node for node in nodes if node.target in axes.ORDERING)
-    high = any(len(node.meta["val"].shape) > _CORE_ML_DIMENSIONS for node in ordered)
-    if not high and not any(node.target in RESIZES for node in nodes):
+    if not any(map(_in_the_way_of_core_ml, program.graph.nodes)):
         return program
-    limited = rewritten(program, spell_resizes, lambda module: limit_views(module, _CORE_ML_DIMENSIONS))
+    spelled = (spell_resizes, spell_tanh_gelus_by_powers, spell_rms_norms, name_strides)
+    limited = rewritten(program, *spelled, lambda module: limit_views(module, _CORE_ML_DIMENSIONS))
     return torch.export.export(limited, examples(program))
+
+
+def _in_the_way_of_core_ml(node: torch.fx.Node) -> bool:
+    if is_call(node, *axes.ORDERING):
+        return len(shape(node)) > _CORE_ML_DIMENSIONS
+    return is_call(node, *RESIZES, ATEN.rms_norm.default) or is_tanh_gelu(node) or has_no_stride(node)
+
+
+def has_no_stride(node: torch.fx.Node) -> bool:
+    """Whether a node is a pooling whose stride is its kernel's size, for it is not said."""
+    return is_call(node, *_MAX_POOLS) and not arguments(node)["stride"]
+
+
+def name_strides(module: torch.fx.GraphModule) -> None:
+    """Say the strides of poolings, without which coremltools takes none (``max_pool1d`` in its torch/ops.py)."""
+    for node in filter(has_no_stride, calls(module, *_MAX_POOLS)):
+        given = arguments(node)
+        given["stride"] = given["kernel_size"]
+        node.args, node.kwargs = tuple(given.values()), {}
 
 
 def for_onnx(program: ExportedProgram) -> ExportedProgram:

@@ -103,11 +103,12 @@ def lowered(program: ExportedProgram) -> tuple[Any, Delegation]:
     from executorch.exir import to_edge_transform_and_lower
 
     from lvexport.converters.delegation import reasons, report
-    from lvexport.converters.xnnpack_kernels import NamedConversions, SpelledConversions, partitioner
+    from lvexport.converters.xnnpack_kernels import NamedConversions, OwnReading, SpelledConversions, partitioner
 
     converts = computes_in_half(program)
+    passes = [NamedConversions()] if converts else [OwnReading()]
     with reasons("executorch.backends.xnnpack.partition") as heard:
-        edge = to_edge_transform_and_lower(program, [NamedConversions()] if converts else None, [partitioner()])
+        edge = to_edge_transform_and_lower(program, passes, [partitioner()])
     if converts:
         edge = edge.transform([SpelledConversions()])
     return edge, report(edge, heard)

@@ -6,7 +6,7 @@ torch.
 
 from __future__ import annotations
 
-from math import pi, sqrt
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from lvexport.converters import tflite_sixteen
 from lvexport.converters.derived import examples, rewritten
 from lvexport.converters.quantization.grids import Grid
 from lvexport.converters.quantization.settle import is_between_roundings
+from lvexport.converters.rewrites.activations import tanh_gelu
 from lvexport.converters.rewrites.graph import ATEN, arguments, call, calls, prune, replace
 from lvexport.converters.tflite_integers import write_layers
 from lvexport.converters.tflite_sixteen import is_wide
@@ -28,7 +29,6 @@ from lvexport.converters.tflite_sixteen import is_wide
 # (Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26).
 _P = 0.3275911
 _A = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
-_CUBE = 0.044715  # of GELU's form with tanh (Hendrycks and Gimpel, arXiv 1606.08415)
 
 
 def write_model(program: ExportedProgram, out: Path) -> None:
@@ -47,7 +47,7 @@ def spell_gelus(module: GraphModule) -> None:
     """Spell out every GELU, which TFLM has no kernel for, as exactly as single precision can tell."""
     for node in calls(module, ATEN.gelu.default):
         given = arguments(node)
-        spell = _with_tanh if given["approximate"] == "tanh" else _with_exp
+        spell = tanh_gelu if given["approximate"] == "tanh" else _with_exp
         replace(node, spell(node, given["self"]))
     prune(module)
 
@@ -106,12 +106,3 @@ def _with_exp(node: Node, x: Node) -> Node:
     bell = call(node, ATEN.exp.default, call(node, ATEN.mul.Scalar, call(node, ATEN.mul.Tensor, x, x), -0.5))
     tail = call(node, ATEN.mul.Tensor, size, call(node, ATEN.mul.Tensor, sum_, bell))
     return call(node, ATEN.sub.Tensor, call(node, ATEN.relu.default, x), tail)
-
-
-def _with_tanh(node: Node, x: Node) -> Node:
-    """x/2·(1 + tanh(√(2/π)·x·(1 + 0.044715·x²)))."""
-    square = call(node, ATEN.mul.Tensor, x, x)
-    curve = call(node, ATEN.add.Scalar, call(node, ATEN.mul.Scalar, square, _CUBE), 1.0)
-    inner = call(node, ATEN.mul.Scalar, call(node, ATEN.mul.Tensor, x, curve), sqrt(2 / pi))
-    gate = call(node, ATEN.add.Scalar, call(node, ATEN.tanh.default, inner), 1.0)
-    return call(node, ATEN.mul.Tensor, call(node, ATEN.mul.Scalar, x, 0.5), gate)

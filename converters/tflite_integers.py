@@ -19,6 +19,7 @@ from torch.export import ExportedProgram
 from lvexport.converters import tflite_edits as edits
 from lvexport.converters.derived import examples
 from lvexport.converters.quantization.forms import with_float_weights
+from lvexport.converters.tflite_fences import fence, without_fences
 
 _IDENTIFIER = b"TFL3"
 _ALIGNMENT = 16  # of constants in the file, in bytes (schema.fbs, ``force_align`` of Buffer.data)
@@ -30,7 +31,7 @@ def write_layers(program: ExportedProgram, out: Path, floats: bool, edit: Callab
     ``floats``: the model takes and gives single precision, else the integers that its first and last layers do.
     ``edit`` changes the model in place.
     """
-    model = schema.ModelT.InitFromPackedBuf(converted(program), 0)
+    model = converted(program)
     if edit is not None:
         edit(model)
     if floats:
@@ -46,17 +47,21 @@ def write(model: Any, out: Path) -> None:
     out.write_bytes(bytes(builder.Output()))
 
 
-def converted(program: ExportedProgram) -> bytes:
-    """The model as the converter writes it."""
+def converted(program: ExportedProgram) -> Any:
+    """The model as the converter makes it, with integers between roundings and nowhere else."""
     import litert_torch
     from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
     from litert_torch.quantize.quant_config import QuantConfig
 
     # The quantizer is not used: only through it is the converter told what to do with roundings.
     static = PT2EQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True, is_dynamic=False))
-    model = litert_torch.convert(with_float_weights(program), examples(program), quant_config=QuantConfig(static))
-    content: bytes = model.model_content()
-    return content
+    module = with_float_weights(program)
+    kind = fence(module)
+    made = litert_torch.convert(module, examples(program), quant_config=QuantConfig(static))
+    model = schema.ModelT.InitFromPackedBuf(made.model_content(), 0)
+    if kind is not None:
+        without_fences(model, kind)
+    return model
 
 
 class SharingBuilder(flatbuffers.Builder):  # type: ignore[misc]

@@ -13,16 +13,29 @@ from executorch.backends.xnnpack.operators.node_visitor import NodeVisitor, get_
 from executorch.backends.xnnpack.operators.quant_params import QuantParams
 from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
 from executorch.backends.xnnpack.partition.config.generic_node_configs import (
+    CatConfig,
+    ClampConfig,
     GenericNodePartitionerConfig,
+    HardtanhConfig,
+    MaxPool2dConfig,
+    PermuteConfig,
+    ReLUConfig,
     SigmoidConfig,
+    SliceCopyConfig,
+    ToDimOrderCopyConfig,
+    UnsqueezeCopyConfig,
+    ViewCopyConfig,
 )
 from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import XNNConvert, XNNSigmoid, XNode
+from executorch.backends.xnnpack.utils.quant_utils import is_dequant, is_quant
 from executorch.backends.xnnpack.utils.utils import get_input_node
 from executorch.exir.dialects._ops import ops as exir_ops
 from executorch.exir.pass_base import ExportPass
 from torch import Tensor
+from torch.fx import GraphModule
+from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 FLOATS = {torch.float16, torch.float32}
 
@@ -38,7 +51,22 @@ def _(x: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.empty_like(x, dtype=dtype)
 
 
+# What takes from one tensor to another and what clips (the checks of scale and zero point in XNNPACK's src/subgraph).
+_OF_ONE_GRID = (
+    CatConfig,
+    ClampConfig,
+    HardtanhConfig,
+    MaxPool2dConfig,
+    PermuteConfig,
+    ReLUConfig,
+    SliceCopyConfig,
+    ToDimOrderCopyConfig,
+    UnsqueezeCopyConfig,
+    ViewCopyConfig,
+)
+
 CONVERT = exir_ops.edge.lvexport.convert.default
+READ = exir_ops.edge.quantized_decomposed.dequantize_per_tensor.default
 COPY = exir_ops.edge.dim_order_ops._to_dim_order_copy.default
 
 
@@ -47,6 +75,21 @@ class SigmoidOfIntegers(SigmoidConfig):  # type: ignore[misc]
 
     def supported_precision_types(self) -> list[ConfigPrecisionType]:
         return [ConfigPrecisionType.FP32, ConfigPrecisionType.STATIC_QUANT]
+
+
+class OfOneGrid(GenericNodePartitionerConfig):  # type: ignore[misc]
+    """An operation whose kernel of integers gives them on the grid that it is given them on.
+
+    ExecuTorch takes whatever stands between roundings for such, and writes programs that XNNPACK refuses to load.
+    """
+
+    def get_node_and_deps(self, node: Any, ep: Any) -> list[Any]:
+        grids = {argument.args[1:] for argument in node.all_input_nodes if is_dequant(argument)}
+        grids |= {user.args[1:] for user in node.users if is_quant(user)}
+        if len(grids) > 1:
+            return [node]
+        found: list[Any] = super().get_node_and_deps(node, ep)
+        return found
 
 
 class Conversion(GenericNodePartitionerConfig):  # type: ignore[misc]
@@ -119,6 +162,23 @@ class NamedConversions(ExportPass):  # type: ignore[misc]
         return super().call_operator(CONVERT, (args[0], dtype), {}, meta)
 
 
+class OwnReading(PassBase):
+    """Makes integers floating-point numbers anew for each operation that takes them, once all are taken apart.
+
+    ExecuTorch's passes give one in another layout to all that share it, also to what has this one's already.
+    """
+
+    def call(self, graph_module: GraphModule) -> PassResult:
+        for node in list(graph_module.graph.nodes):
+            if node.target is not READ:
+                continue
+            for user in list(node.users)[1:]:
+                with graph_module.graph.inserting_before(user):
+                    user.replace_input_with(node, graph_module.graph.node_copy(node))
+        graph_module.recompile()
+        return PassResult(graph_module, True)
+
+
 class SpelledConversions(ExportPass):  # type: ignore[misc]
     """Conversions that stayed outside of the delegate, as the runtime has them."""
 
@@ -138,4 +198,5 @@ def _keeps_order(x: Any, kwargs: Any) -> bool:
 def partitioner() -> XnnpackPartitioner:
     """XNNPACK's partitioner, which takes these as well."""
     ours = [SigmoidOfIntegers if config is SigmoidConfig else config for config in ALL_PARTITIONER_CONFIGS]
-    return XnnpackPartitioner(configs=[*ours, Conversion])
+    careful = [type(c.__name__, (OfOneGrid, c), {}) if c in _OF_ONE_GRID else c for c in ours]
+    return XnnpackPartitioner(configs=[*careful, Conversion])

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from lvexport.jobs import Capture, Counted, Inputs, RunResult
 from lvexport.models import weights as checkpoints
 from lvexport.models.build import assemble
 from lvexport.models.provenance import Provenance
+from lvexport.outputs import Plain, is_plain, names_of, tensors_of
 from lvexport.overrides import check_labels
 from lvexport.plain import plain
 from lvexport.source import Source
@@ -157,15 +158,22 @@ def capture(built: Built, out: Path) -> Capture:
     model, inputs = built.model, examples(built.source)
     digest = state_digest(model)  # before anything runs: a model may write into its buffers
     with torch.no_grad():
-        program = plain(torch.export.export(model, inputs), inputs)
+        given = given_by(model, inputs)
+        results = tuple(tensor for _, tensor in tensors_of(given))
+        if not results:
+            raise UsageError(
+                f"{built.source.name} gives no tensor but a {type(given).__name__}. Let its forward return a tensor, "
+                "or a tuple or a dictionary of them."
+            )
+        module = model if is_plain(given) else Plain(model)
+        program = plain(torch.export.export(module, inputs), inputs)
         torch.export.save(program, out)
-        results = answers(model, fresh_buffers(model), inputs)
     if results[0].ndim:
         check_labels(built.source.labels, results[0].shape[-1], built.source.name)
     single = len(inputs) == 1 and inputs[0].ndim == 4
     signature = program.graph_signature
     names = ("image",) if single else tuple(map(str, signature.user_inputs))
-    outputs = ("logits",) if single and len(results) == 1 else tuple(f"output_{i}" for i in range(len(results)))
+    outputs = ["logits"] if single and len(results) == 1 and is_plain(given) else names_of(given, names)
     return Capture(
         tuple(map(spec, names, inputs)),
         tuple(map(spec, outputs, results)),
@@ -207,9 +215,9 @@ def fresh_buffers(model: nn.Module) -> dict[str, Tensor]:
     return {name: buffer.clone() for name, buffer in model.named_buffers()}
 
 
-def answers(model: nn.Module, buffers: dict[str, Tensor], inputs: Iterable[Tensor]) -> tuple[Tensor, ...]:
-    """The model's outputs, with ``buffers`` in the place of its own, which stay as they are."""
-    return sequence(model, buffers, [tuple(inputs)])[0]
+def given_by(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+    """What the model gives, its own buffers staying as they are."""
+    return torch.func.functional_call(model, fresh_buffers(model), inputs)
 
 
 class Sequence(nn.Module):
@@ -220,8 +228,7 @@ class Sequence(nn.Module):
         self.model = model
 
     def forward(self, inputs: Iterable[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
-        results = (self.model(*tensors) for tensors in inputs)
-        return [tuple(r.clone() for r in ((given,) if isinstance(given, Tensor) else given)) for given in results]
+        return [tuple(r.clone() for _, r in tensors_of(self.model(*tensors))) for tensors in inputs]
 
 
 def sequence(

@@ -13,17 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from lvexport.converters.macs import Counter
 from lvexport.jobs import Cost
-
-
-def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object) -> int:
-    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
-
-
-# torch's own counter knows the fused attention of GPUs and leaves out that of CPUs.
-_ON_CPU = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
 
 
 class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -48,9 +40,9 @@ class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @torch.no_grad()
 def measure(model: nn.Module | Callable[..., Any], inputs: tuple[Tensor, ...]) -> Cost:
-    """Run the model once and count. The FLOP counter is torch's own (two FLOPs a MAC)."""
-    flops, traffic = FlopCounterMode(display=False, custom_mapping=_ON_CPU), _Traffic()
-    with flops, traffic:
+    """Run the model once and count."""
+    counter, traffic = Counter(), _Traffic()
+    with counter, traffic:
         model(*inputs)
     parameters = sum(p.numel() for p in model.parameters()) if isinstance(model, nn.Module) else 0
-    return Cost(parameters, flops.get_total_flops() // 2, traffic.bytes, traffic.operators)
+    return Cost(parameters, counter.macs, traffic.bytes, traffic.operators)

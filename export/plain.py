@@ -2,7 +2,8 @@
 
 ``nn.ReLU(inplace=True)`` is captured as an operation that writes into what it is given, which nothing knows as ReLU,
 and ``with torch.autocast(enabled=False)`` around a part of a model as one with a program of its own, into which nothing
-looks. Importing this loads torch.
+looks. What ``nn.RMSNorm`` adds is left to the precision that it is computed in, which need not be the original's.
+Importing this loads torch.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_map
 
-from lvexport.converters.rewrites.graph import shares, writes
+from lvexport.converters.rewrites.graph import ATEN, arguments, is_call, shares, writes
+from lvexport.converters.rewrites.norms import epsilon
 
 # What stands before the region's program in the arguments (torch/_higher_order_ops/wrap.py).
 _SETTINGS = {
@@ -27,8 +29,8 @@ _SETTINGS = {
 
 
 def plain(program: ExportedProgram, inputs: tuple[Tensor, ...]) -> ExportedProgram:
-    """The same program without either; itself where it has none."""
-    if not any(_changes_nothing(node) or _writes(node) for node in program.graph.nodes):
+    """The same program without these; itself where it has none."""
+    if not any(_changes_nothing(node) or _writes(node) or _leaves_open(node) for node in program.graph.nodes):
         return program
     module = program.module()
     assert isinstance(module, GraphModule)
@@ -38,8 +40,15 @@ def plain(program: ExportedProgram, inputs: tuple[Tensor, ...]) -> ExportedProgr
     for node in list(module.graph.nodes):
         if _writes(node):
             _give(node)
+        elif _leaves_open(node):
+            given = arguments(node) | {"eps": epsilon(node)}
+            node.args, node.kwargs = tuple(given.values()), {}
     module.recompile()
     return torch.export.export(module, inputs)
+
+
+def _leaves_open(node: Node) -> bool:
+    return is_call(node, ATEN.rms_norm.default) and arguments(node)["eps"] is None
 
 
 def _writes(node: Node) -> bool:

@@ -9,8 +9,20 @@ from torch.fx import GraphModule, Node
 from lvexport.converters.contract import Integers
 from lvexport.converters.derived import examples, rewritten
 from lvexport.converters.quantization.grids import QUANTIZED
-from lvexport.converters.rewrites.graph import ATEN, call, calls, constant, keep, prune, replace, shape
-from lvexport.converters.rewrites.layers import column
+from lvexport.converters.quantization.sites import output
+from lvexport.converters.rewrites.graph import (
+    ATEN,
+    arguments,
+    call,
+    calls,
+    constant,
+    is_call,
+    keep,
+    prune,
+    replace,
+    shape,
+)
+from lvexport.converters.rewrites.layers import LAYERS, column
 
 _LARGEST = Integers(8).largest
 
@@ -83,11 +95,13 @@ def flatten_layers(module: GraphModule) -> None:
             flat = call(node, source.target, flat, *source.args[1:])
         else:
             flat = call(node, ATEN.reshape.default, source, wide)
-        layer = call(node, ATEN.linear.default, flat, *node.args[1:])
-        for user in [u for u in node.users if u.target is QUANTIZED.quantize_per_tensor.default]:
+        layer, last = call(node, ATEN.linear.default, flat, *node.args[1:]), output(node)
+        if last is not node:
+            layer = call(last, last.target, layer, *last.args[1:])  # type: ignore[arg-type]
+        for user in [u for u in last.users if u.target is QUANTIZED.quantize_per_tensor.default]:
             integers = call(user, user.target, layer, *user.args[1:])  # type: ignore[arg-type]
-            replace(user, call(user, ATEN.reshape.default, integers, list(shape(node))))
-        replace(node, call(node, ATEN.reshape.default, layer, list(shape(node))))
+            replace(user, call(user, ATEN.reshape.default, integers, list(shape(last))))
+        replace(last, call(last, ATEN.reshape.default, layer, list(shape(last))))
     prune(module)
 
 
@@ -95,9 +109,24 @@ def with_own_reading(program: ExportedProgram) -> ExportedProgram:
     """Integers made floating-point numbers anew for each operation that takes them.
 
     XNNPACK's partitioner makes that conversion part of the operation behind it, and of all others that share it
-    (executorch/backends/xnnpack/operators/quant_params.py, ``from_inputs``), also of those that take other numbers.
+    (executorch/backends/xnnpack/operators/quant_params.py, ``from_inputs``), also of those that take other numbers. It
+    writes a bias once, in steps of the first layer that has it.
     """
-    return torch.export.export(rewritten(program, own_reading), examples(program))
+    return torch.export.export(rewritten(program, own_reading, own_biases), examples(program))
+
+
+def own_biases(module: GraphModule) -> None:
+    """Give each layer of integers a bias that no other has."""
+    taken: set[str] = set()
+    for layer in calls(module, *LAYERS):
+        bias = arguments(layer)["bias"]
+        numbers = constant(module, bias)
+        if numbers is None or not is_call(layer.args[1], QUANTIZED.dequantize_per_channel.default):
+            continue
+        if bias.target in taken:
+            layer.update_arg(2, keep(module, layer, f"{layer.name}_bias", numbers.clone()))
+        taken.add(bias.target)
+    prune(module)
 
 
 def own_reading(module: GraphModule) -> None:

@@ -69,7 +69,7 @@ def quantize(
     if settings.gates:
         spell_silu(module)
     prune(module)
-    found, total = sites(module), whole(module)
+    found, total = sites(module), whole(module, tuple(calibration.batches[0]))
     seen = observed(module, found, calibration.batches)
     exceeded = beyond(module, seen, evaluated)
     board = Switchboard(module, found, grids(found, seen, settings), WEIGHTS)

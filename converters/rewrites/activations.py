@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from math import isclose, sqrt
+from collections.abc import Callable
+from math import isclose, pi, sqrt
 from typing import Any
 
 from torch.fx import GraphModule, Node
 
-from lvexport.converters.rewrites.graph import ATEN, call, calls, is_call, prune, replace, shape
+from lvexport.converters.rewrites.graph import ATEN, arguments, call, calls, is_call, prune, replace, shape
 
 _GATES = {ATEN.sigmoid.default: ATEN.silu.default, ATEN.hardsigmoid.default: ATEN.hardswish.default}
 
@@ -41,6 +42,51 @@ def spell_hard_sigmoids(module: GraphModule) -> None:
         moved = call(node, ATEN.add.Tensor, node.args[0], 3.0)
         replace(node, call(node, ATEN.mul.Tensor, call(node, ATEN.hardtanh.default, moved, 0.0, 6.0), 1 / 6))
     module.recompile()
+
+
+_CUBE = 0.044715  # of GELU's form with tanh (Hendrycks and Gimpel, arXiv 1606.08415)
+
+
+def tanh_gelu(node: Node, x: Node) -> Node:
+    """x/2·(1 + tanh(√(2/π)·x·(1 + 0.044715·x²))), in front of a node."""
+    square = call(node, ATEN.mul.Tensor, x, x)
+    curve = call(node, ATEN.add.Tensor, call(node, ATEN.mul.Tensor, square, _CUBE), 1.0)
+    return _half_of(node, x, call(node, ATEN.mul.Tensor, x, curve))
+
+
+def _half_of(node: Node, x: Node, curve: Node) -> Node:
+    """x/2·(1 + tanh(√(2/π)·curve))."""
+    inner = call(node, ATEN.mul.Tensor, curve, sqrt(2 / pi))
+    gate = call(node, ATEN.add.Tensor, call(node, ATEN.tanh.default, inner), 1.0)
+    return call(node, ATEN.mul.Tensor, call(node, ATEN.mul.Tensor, x, 0.5), gate)
+
+
+def is_tanh_gelu(node: Any) -> bool:
+    return is_call(node, ATEN.gelu.default) and arguments(node)["approximate"] == "tanh"
+
+
+def spell_tanh_gelus(module: GraphModule) -> None:
+    """Spell out GELU's form with tanh: ExecuTorch's XNNPACK backend computes every GELU with erf."""
+    _spell_tanh_gelus(module, tanh_gelu)
+
+
+def spell_tanh_gelus_by_powers(module: GraphModule) -> None:
+    """Spell out GELU's form with tanh as coremltools names it again, which takes every GELU for the one with erf.
+
+    (``fuse_gelu_tanh_approximation`` in converters/mil/mil/passes/defs/optimize_activation.py)
+    """
+
+    def spelled(node: Node, x: Node) -> Node:
+        cube = call(node, ATEN.mul.Tensor, call(node, ATEN.pow.Tensor_Scalar, x, 3.0), _CUBE)
+        return _half_of(node, x, call(node, ATEN.add.Tensor, x, cube))
+
+    _spell_tanh_gelus(module, spelled)
+
+
+def _spell_tanh_gelus(module: GraphModule, spelled: Callable[[Node, Node], Node]) -> None:
+    for node in filter(is_tanh_gelu, calls(module, ATEN.gelu.default)):
+        replace(node, spelled(node, arguments(node)["self"]))
+    prune(module)
 
 
 def _gated(gate: Any, x: Any) -> tuple[Any, Node] | None:

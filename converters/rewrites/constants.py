@@ -12,7 +12,18 @@ from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from lvexport.converters.rewrites.graph import ATEN, calls, constant, keep, prune, shares, value, writes
+from lvexport.converters.rewrites.graph import (
+    ATEN,
+    arguments,
+    calls,
+    constant,
+    is_call,
+    keep,
+    prune,
+    shares,
+    value,
+    writes,
+)
 
 
 def fold_constants(module: GraphModule) -> None:
@@ -26,20 +37,22 @@ def fold_constants(module: GraphModule) -> None:
         if node.args[0] in known:
             module.graph.erase_node(node)
     for node, tensor in known.items():
-        if node.op != "get_attr" and any(user not in known for user in node.users):
+        given_on = any(user not in known for user in node.users)
+        if node.op != "get_attr" and given_on and isinstance(tensor, Tensor):
             node.replace_all_uses_with(
                 keep(module, node, node.name, tensor.clone()), delete_user_cb=lambda user: user not in known
             )
-    for node in [n for n in reversed(module.graph.nodes) if n in known and writes(n)]:
-        module.graph.erase_node(node)
+    for node in reversed(module.graph.nodes):  # what writes or might draw counts as wanted, whoever reads it
+        if node in known and (writes(node) or not node.users):
+            module.graph.erase_node(node)
     for node in calls(module, ATEN.add.Tensor, ATEN.sub.Tensor, ATEN.mul.Tensor, ATEN.div.Tensor):
         if value(node).is_floating_point():  # beside which a whole number would be a tensor of integers to be cast
             node.args = tuple(float(a) if isinstance(a, int) else a for a in node.args)
     prune(module)
 
 
-def _known(module: GraphModule) -> dict[Node, Tensor]:
-    """The nodes that depend on no input, and what they give when all that writes into it has."""
+def _known(module: GraphModule) -> dict[Node, Any]:
+    """The nodes that depend on no input, and what they give when all that writes into it has: a tensor, or several."""
     writers: dict[Node, list[Node]] = {}
     for node in module.graph.nodes:
         if writes(node):
@@ -68,9 +81,9 @@ def _root(node: Node) -> Node:
     return node
 
 
-def _evaluated(module: GraphModule, changing: Collection[Node]) -> dict[Node, Tensor]:
+def _evaluated(module: GraphModule, changing: Collection[Node]) -> dict[Node, Any]:
     """What each node gives that depends on constants alone, and on nothing that changes."""
-    known: dict[Node, Tensor] = {}
+    known: dict[Node, Any] = {}
     for node in module.graph.nodes:
         if _root(node) not in changing:
             found = constant(module, node) if node.op == "get_attr" else _computed(node, known)
@@ -79,12 +92,24 @@ def _evaluated(module: GraphModule, changing: Collection[Node]) -> dict[Node, Te
     return known
 
 
-def _computed(node: Node, known: dict[Node, Tensor]) -> Tensor | None:
+def _computed(node: Node, known: dict[Node, Any]) -> Any:
+    """What an operation gives; None where that is not known, or no tensor."""
     target: Any = node.target
-    if node.op != "call_function" or not isinstance(target, OpOverload):
+    if node.op != "call_function" or not (isinstance(target, OpOverload) or target is operator.getitem):
         return None
-    if torch.Tag.nondeterministic_seeded in target.tags or any(source not in known for source in node.all_input_nodes):
+    if _draws(node) or any(source not in known for source in node.all_input_nodes):
         return None
     with torch.no_grad():
-        found = target(*map_arg(node.args, known.__getitem__), **map_arg(node.kwargs, known.__getitem__))
-    return found if isinstance(found, Tensor) else None
+        args: Any = map_arg(node.args, known.__getitem__)
+        found = target(*args, **map_arg(node.kwargs, known.__getitem__))
+    parts = found if isinstance(found, tuple | list) else [found]
+    return found if all(isinstance(part, Tensor) for part in parts) else None
+
+
+def _draws(node: Node) -> bool:
+    """Whether an operation gives something else each time."""
+    if node.target is operator.getitem or torch.Tag.nondeterministic_seeded not in node.target.tags:  # type: ignore[union-attr]
+        return False
+    if is_call(node, ATEN.dropout.default):
+        return bool(arguments(node)["train"])
+    return not is_call(node, ATEN.scaled_dot_product_attention.default) or bool(arguments(node)["dropout_p"])

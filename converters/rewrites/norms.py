@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from math import sqrt
 from typing import Any
 
 import torch
@@ -67,10 +68,10 @@ def _fold_forwards(module: GraphModule, norm: Node, scale: Tensor, shift: Tensor
 
 
 def fold_norm_affines(module: GraphModule) -> None:
-    """Fold factors and addends of layer and group normalisations into the layers that take what they give."""
-    for norm in calls(module, ATEN.layer_norm.default, ATEN.group_norm.default):
+    """Fold factors and addends of layer, group and RMS normalisations into the layers that take what they give."""
+    for norm in calls(module, ATEN.layer_norm.default, ATEN.group_norm.default, ATEN.rms_norm.default):
         given = arguments(norm)
-        gamma, beta = constant(module, given["weight"]), constant(module, given["bias"])
+        gamma, beta = constant(module, given["weight"]), constant(module, given.get("bias"))
         if gamma is None or gamma.ndim != 1:
             continue
         axis = 1 if norm.target is ATEN.group_norm.default else len(shape(norm)) - 1
@@ -80,23 +81,53 @@ def fold_norm_affines(module: GraphModule) -> None:
             continue
         for taker in takers:
             layers.transform_inputs(module, taker, wide(gamma), wide(shift))
-        norm.args = (given["input"], norm.args[1], None, None, given["eps"])
+        affine = [name for name in ("weight", "bias") if name in given]
+        norm.args = (given["input"], norm.args[1], *(None for _ in affine), given["eps"])
         norm.kwargs = {}
     prune(module)
 
 
 def spell_layer_norms(module: GraphModule) -> None:
-    """Write layer normalisation as products: x·rsqrt((x²)V + ε), V being the mean over channels.
+    """Write layer and RMS normalisation as products: x·rsqrt((x²)V + ε), V being the mean over channels.
 
-    The x there is centred: where only normalisations read a sum, its mean is taken out in the weights of the layers
-    that are added up, for nothing sees it; elsewhere by a product of its own, x - xV.
+    The x of layer normalisation is centred: where only normalisations read a sum, its mean is taken out in the weights
+    of the layers that are added up, for nothing sees it; elsewhere by a product of its own, x - xV.
     """
     centred = Centred(module)
-    for norm in calls(module, ATEN.layer_norm.default):
+    for norm in calls(module, ATEN.layer_norm.default, ATEN.rms_norm.default):
         if len(arguments(norm)["normalized_shape"]) == 1:
-            reached = centred.reach(arguments(norm)["input"])  # which may put something else there
-            replace(norm, _spelled(module, norm, arguments(norm), reached))
+            # Which may put something else there.
+            reached = norm.target is ATEN.rms_norm.default or centred.reach(arguments(norm)["input"])
+            replace(norm, _spelled(module, norm, arguments(norm) | {"eps": epsilon(norm)}, reached))
     prune(module)
+
+
+_SMALLEST = 2.0**-14  # of half precision, smaller numbers aside that have fewer digits
+
+
+def spell_rms_norms(module: GraphModule) -> None:
+    """Write RMS normalisation as x/m·rsqrt(mean((x/m)²) + (√ε/m)²), m being the largest magnitude.
+
+    So that no square leaves the range of half precision. coremltools 9 divides by m too, but adds ε itself behind that.
+    """
+    for norm in calls(module, ATEN.rms_norm.default):
+        given = arguments(norm)
+        x, dims = given["input"], [-1 - i for i in range(len(given["normalized_shape"]))]
+        size = call(norm, ATEN.amax.default, call(norm, ATEN.abs.default, x), dims, True)
+        size = call(norm, ATEN.clamp.default, size, _SMALLEST)
+        small = call(norm, ATEN.div.Tensor, x, size)
+        mean = call(norm, ATEN.mean.dim, call(norm, ATEN.mul.Tensor, small, small), dims, True)
+        root = call(norm, ATEN.mul.Scalar, call(norm, ATEN.reciprocal.default, size), sqrt(epsilon(norm)))
+        added = call(norm, ATEN.add.Tensor, mean, call(norm, ATEN.mul.Tensor, root, root))
+        y = call(norm, ATEN.mul.Tensor, small, call(norm, ATEN.rsqrt.default, added))
+        replace(norm, y if given["weight"] is None else call(norm, ATEN.mul.Tensor, y, given["weight"]))
+    prune(module)
+
+
+def epsilon(norm: Node) -> float:
+    """What a normalisation adds to the mean of squares."""
+    given: float | None = arguments(norm)["eps"]
+    return torch.finfo(value(norm).dtype).eps if given is None else given
 
 
 def spell_vector_norms(module: GraphModule) -> None:
@@ -119,7 +150,7 @@ def _spelled(module: GraphModule, norm: Node, given: dict[str, Any], centred: bo
     variance = layers.mean_over(module, norm, call(norm, ATEN.mul.Tensor, x, x), last)
     inverse = call(norm, ATEN.rsqrt.default, call(norm, ATEN.add.Tensor, variance, given["eps"]))
     y = call(norm, ATEN.mul.Tensor, x, inverse)
-    for operation, operand in ((ATEN.mul.Tensor, given["weight"]), (ATEN.add.Tensor, given["bias"])):
+    for operation, operand in ((ATEN.mul.Tensor, given["weight"]), (ATEN.add.Tensor, given.get("bias"))):
         if operand is not None:
             y = call(norm, operation, y, operand)
     return y

@@ -15,8 +15,10 @@ from lvexport.converters import coreml, derived, halves, onnx
 from lvexport.converters.contract import Captured, ConversionError, Normalisation, Request, TensorSpec
 from lvexport.converters.recipes import FP16, FP32
 from lvexport.converters.registry import CONVERTERS
-from lvexport.converters.rewrites.norms import fold_batch_norms
+from lvexport.converters.rewrites.norms import fold_batch_norms, spell_rms_norms
+from lvexport.plain import plain
 from lvexport.validation import mil
+from lvexport.validation.runtimes.registry import RUNTIMES
 
 
 class Small(nn.Module):
@@ -214,3 +216,72 @@ def test_half_programs_fold_batch_norms_in_single_precision_and_widen_layer_norm
     assert half.dtype == torch.float32
     assert torch.allclose(half, expected, atol=2e-2)
     assert not torch.equal(half, expected)
+
+
+class Spelled(nn.Module):
+    """What converters take for something else: GELU's form with tanh, RMS normalisation, a pooling without stride."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.norm = nn.Conv2d(3, 12, 3, padding=1), nn.RMSNorm(12)
+        self.mlp = nn.Sequential(nn.Linear(12, 24), nn.GELU(approximate="tanh"), nn.Linear(24, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = nn.functional.max_pool2d(self.stem(x) * 3, 2).flatten(2).transpose(1, 2)
+        y: Tensor = self.mlp(self.norm(tokens))
+        return y
+
+
+@pytest.mark.parametrize("target", ["coreml", "executorch", "executorch:coreml"])
+def test_gelu_and_rms_normalisation_are_those_of_the_original(target: str, tmp_path: Path) -> None:
+    model, x = Spelled().eval().requires_grad_(False), torch.linspace(0, 1, 768).reshape(1, 3, 16, 16)
+    torch.export.save(plain(torch.export.export(model, (x,)), (x,)), tmp_path / "program.pt2")
+    specs = (TensorSpec("x", (1, 3, 16, 16), "float32"),), (TensorSpec("y", (1, 64, 4), "float32"),)
+    converter = CONVERTERS[target]
+    out = tmp_path / f"made{converter.suffix}"
+    options = {name: choice.values[0] for name, choice in converter.options.items()}
+    converter.convert(Captured(tmp_path / "program.pt2", *specs), Request(FP32, options), out)
+    session = RUNTIMES[target].load(out, 1)
+    (found,) = session.run({session.inputs[0].name: x.numpy()}).values()
+    wanted = model(x)
+    assert 20 * float(torch.log10(wanted.norm() / (torch.from_numpy(found) - wanted).norm())) > 110
+
+
+def test_rms_normalisation_keeps_squares_within_half_precision() -> None:
+    norm, x = nn.RMSNorm(8, eps=1e-6), torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    x = x * torch.tensor([0.0, 1e-3, 1.0, 300.0, 3e4])[:, None]
+    module = torch.export.export(norm.eval(), (x,)).module()
+    assert isinstance(module, torch.fx.GraphModule)
+    spell_rms_norms(module)
+    module.recompile()
+    torch.testing.assert_close(module(x), norm(x))
+    largest = 0.0
+
+    class Watching(torch.fx.Interpreter):
+        def run_node(self, n: torch.fx.Node) -> Any:
+            nonlocal largest
+            found = super().run_node(n)
+            largest = max(largest, float(found.detach().abs().max())) if isinstance(found, Tensor) else largest
+            return found
+
+    Watching(module).run(x)
+    assert largest < torch.finfo(torch.float16).max
+
+
+def test_what_rms_normalisation_adds_is_that_of_the_original_precision() -> None:
+    x = torch.rand(1, 4, 8)
+    (norm,) = plain(torch.export.export(nn.RMSNorm(8).eval(), (x,)), (x,)).graph.find_nodes(
+        op="call_function", target=torch.ops.aten.rms_norm.default
+    )
+    assert norm.args[3] == torch.finfo(torch.float32).eps
+
+
+def test_core_ml_is_refused_with_what_was_in_the_way_of_the_program_itself(tmp_path: Path) -> None:
+    model = nn.Bilinear(3, 3, 2)
+    x = torch.rand(1, 3)
+    torch.export.save(torch.export.export(model.eval(), (x, x)), tmp_path / "program.pt2")
+    specs = tuple(TensorSpec(name, (1, 3), "float32") for name in ("a", "b"))
+    captured = Captured(tmp_path / "program.pt2", specs, (TensorSpec("y", (1, 2), "float32"),))
+    with pytest.raises(NotImplementedError, match="bilinear"):
+        CONVERTERS["coreml"].convert(captured, coreml_request(), tmp_path / "made.mlpackage")

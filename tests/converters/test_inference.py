@@ -342,6 +342,28 @@ def test_what_depends_on_no_input_is_computed_once_but_for_random_numbers() -> N
     assert operations(module).keys() == {"add", "mul", "sum", "rand"}
 
 
+class Decoding(nn.Module):
+    """Queries of its own that attend to each other, and to what is given with parts of one weight; drawn numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries, self.weight = nn.Parameter(torch.randn(1, 2, 4, 8)), nn.Parameter(torch.randn(16, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = nn.functional.dropout(self.queries, 0.5, self.training)
+        q = nn.functional.scaled_dot_product_attention(q, q, q)
+        k, v = (nn.functional.linear(x, part) for part in self.weight.split([8, 8]))
+        y = nn.functional.scaled_dot_product_attention(q, k, v)
+        return y + 0 * nn.functional.scaled_dot_product_attention(self.queries, self.queries, q, dropout_p=0.5)
+
+
+def test_what_comes_of_queries_and_of_parts_of_a_weight_is_computed_once() -> None:
+    module = rewritten(Decoding(), torch.randn(1, 2, 4, 8), names=["constants"])
+    found = operations(module)
+    assert found["scaled_dot_product_attention"] == 2  # that of what is given, and that which draws
+    assert found["split_with_sizes"] == found["dropout"] == 0
+
+
 class Filled(nn.Module):
     """Tensors that are filled place by place: read when done, read before, filled with what is given; and a state."""
 
@@ -374,6 +396,18 @@ def test_what_is_filled_is_a_constant_once_it_is_done() -> None:
     for _ in range(3):  # apply.rewritten has run the module once already
         left.state.copy_(operator.attrgetter("state")(module))
         torch.testing.assert_close(module(x), left(x))
+
+
+def test_rms_normalisation_is_folded_and_spelled() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.RMSNorm(8), nn.Linear(8, 4))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.rand(8) + 0.5)
+    x = torch.randn(3, 8)
+    folded = rewritten(model, x, names=["norm-affines"])
+    (norm,) = folded.graph.find_nodes(op="call_function", target=torch.ops.aten.rms_norm.default)
+    assert norm.args[2] is None
+    spelled = rewritten(model, x, names=["norm-affines", "layer-norms"])
+    assert operations(spelled) == {"linear": 3, "mul": 2, "add": 1, "rsqrt": 1}
 
 
 def test_the_table_names_rewrites_that_half_precision_bears() -> None:

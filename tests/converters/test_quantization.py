@@ -292,7 +292,7 @@ def test_a_layer_that_costs_too_much_stays_floating() -> None:
     spoiled = found[1]
     spans[spoiled.output] = Grid(spans[spoiled.output].scale * 100, 0)
     board = Switchboard(module, found, spans, WEIGHTS)
-    chosen = choose(board, whole(module), batches, None, Budget(retrieval=0.9))
+    chosen = choose(board, whole(module, tuple(batches[0])), batches, None, Budget(retrieval=0.9))
     assert chosen.within
     assert list(chosen.floating) == [spoiled.name]
     assert len(board.on()) == len(found) - 1
@@ -329,7 +329,7 @@ def test_a_budget_that_cannot_be_kept_is_said() -> None:
     found = sites(module)
     board = Switchboard(module, found, grids(found, observed(module, found, batches), Settings(2)), WEIGHTS)
     labels = torch.zeros(8, dtype=torch.int64)
-    chosen = choose(board, whole(module), batches, labels, Budget(drop=-2.0))
+    chosen = choose(board, whole(module, tuple(batches[0])), batches, labels, Budget(drop=-2.0))
     assert not chosen.within
     assert not board.on()
 
@@ -386,7 +386,7 @@ def test_silu_between_layers_is_rounded_where_integers_compute_it() -> None:
 def gated_board(batches: list[tuple[Tensor, ...]]) -> tuple[Switchboard, Whole]:
     module = rewritten(torch.export.export(Gated().eval(), batches[0]), ["activations"])[0]
     spell_silu(module)
-    found, total = sites(module), whole(module)
+    found, total = sites(module), whole(module, tuple(batches[0]))
     return Switchboard(module, found, grids(found, observed(module, found, batches), Settings(8)), WEIGHTS), total
 
 

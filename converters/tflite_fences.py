@@ -1,0 +1,112 @@
+"""What lies between layers and is in floating point, kept there. Importing this loads torch.
+
+Where an operation gives numbers that it was given, such as a maximum, LiteRT's converter takes all of them to the grid
+of one that was rounded: a class token beside patches is clipped to the patches' range. It leaves numbers alone that
+come from or go to an operator that has no kernel for integers. So one is put between, and taken out of the model again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from ai_edge_litert import schema_py_generated as schema
+from torch.fx import GraphModule, Node
+
+from lvexport.converters import tflite_edits as edits
+from lvexport.converters.contract import ConversionError
+from lvexport.converters.quantization.grids import QUANTIZED
+from lvexport.converters.rewrites import axes, layers
+from lvexport.converters.rewrites.graph import ATEN, call, calls, is_call
+
+# Unary operators without kernels for integers, of which a program has to do without one.
+FENCES: Mapping[Any, int] = MappingProxyType(
+    {
+        ATEN.ceil.default: schema.BuiltinOperator.CEIL,
+        ATEN.cos.default: schema.BuiltinOperator.COS,
+        ATEN.sin.default: schema.BuiltinOperator.SIN,
+        ATEN.floor.default: schema.BuiltinOperator.FLOOR,
+    }
+)
+
+# What of these is in floating point, it leaves there.
+_LEFT = frozenset(
+    {
+        *layers.LAYERS,
+        *axes.VIEWS,
+        QUANTIZED.quantize_per_tensor.default,
+        ATEN.add.Tensor,
+        ATEN.sub.Tensor,
+        ATEN.mul.Tensor,
+        ATEN.bmm.default,
+        ATEN.matmul.default,
+        ATEN.gelu.default,
+        ATEN.hardsigmoid.default,
+        ATEN.hardswish.default,
+        ATEN.mean.dim,
+        ATEN.sigmoid.default,
+        ATEN.silu.default,
+    }
+)
+
+# Between roundings, these are as they would be in floating point.
+_ON_ONE_GRID = (ATEN.cat.default, ATEN.max_pool2d.default)
+
+
+def fence(module: GraphModule) -> int | None:
+    """Put an operator between rounded numbers and what would take others to their grid; which, None where none is.
+
+    Raises ConversionError where the program has all of them.
+    """
+    free = next((f for f in FENCES if not calls(module, f)), None)
+    edges = list(_edges(module))
+    if not edges:
+        return None
+    if free is None:
+        raise ConversionError(
+            f"{', '.join(map(str, FENCES))} are all in this model; LiteRT's converter has to be shown one that is not. "
+            "This is a limit of lvexport; please report it with the model."
+        )
+    for given, taking in edges:
+        taking.replace_input_with(given, call(taking, free, given))
+    module.recompile()
+    return FENCES[free]
+
+
+def _edges(module: GraphModule) -> Iterator[tuple[Node, Node]]:
+    """Each number that is to stay in floating point, with what takes it."""
+    for node in module.graph.nodes:
+        if node.op != "call_function" or node.target in _LEFT or _is_rounding(node) or _is_of_layer(node):
+            continue
+        rounding = [user for user in node.users if _is_rounding(user)]
+        if node.target in _ON_ONE_GRID and len(rounding) == len(node.users):
+            continue
+        yield from ((given, node) for given in node.all_input_nodes if _is_rounded(given))
+        yield from ((node, user) for user in rounding)
+
+
+def without_fences(model: Any, kind: int) -> None:
+    """Take the operators of a kind out of a model."""
+    for graph in model.subgraphs:
+        found = [operator for operator in graph.operators if edits.code(model, operator) == kind]
+        through = {int(operator.outputs[0]): int(operator.inputs[0]) for operator in found}
+        graph.operators = [operator for operator in graph.operators if operator not in found]
+        for operator in graph.operators:
+            operator.inputs = [through.get(int(place), int(place)) for place in operator.inputs]
+
+
+def _is_of_layer(node: Node) -> bool:
+    """Whether a node clips what a layer gives, which the layer then does itself."""
+    return is_call(node, *layers.CLIPS) and is_call(node.args[0], *layers.LAYERS)
+
+
+def _is_rounding(node: Node) -> bool:
+    return node.op == "call_function" and str(node.target).startswith("quantized_decomposed.")
+
+
+def _is_rounded(node: Node) -> bool:
+    """Whether a node is a view of what was rounded."""
+    while is_call(node, *axes.VIEWS):
+        node = node.args[0]  # type: ignore[assignment]
+    return is_call(node, QUANTIZED.dequantize_per_tensor.default)
