@@ -11,8 +11,20 @@ from numpy.typing import NDArray
 
 def code(model: Any, operator: Any) -> int:
     """What an operator is. Those of the first 127 kinds may be named in the older field alone (schema.fbs)."""
-    found = model.operatorCodes[operator.opcodeIndex]
+    return _kind(model.operatorCodes[operator.opcodeIndex])
+
+
+def _kind(found: Any) -> int:
     return int(max(found.builtinCode, found.deprecatedBuiltinCode))
+
+
+def forget(model: Any, kind: int) -> None:
+    """Take a kind, of which no operator is left, out of the model's: whoever runs it registers what is there."""
+    left = [place for place, found in enumerate(model.operatorCodes) if _kind(found) != kind]
+    model.operatorCodes = [model.operatorCodes[place] for place in left]
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            operator.opcodeIndex = left.index(operator.opcodeIndex)
 
 
 def versioned(model: Any, kind: int, least: int) -> int:

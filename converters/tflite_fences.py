@@ -87,13 +87,14 @@ def _edges(module: GraphModule) -> Iterator[tuple[Node, Node]]:
 
 
 def without_fences(model: Any, kind: int) -> None:
-    """Take the operators of a kind out of a model."""
+    """Take the operators of a kind out of a model, and the kind out of those that it names."""
     for graph in model.subgraphs:
         found = [operator for operator in graph.operators if edits.code(model, operator) == kind]
         through = {int(operator.outputs[0]): int(operator.inputs[0]) for operator in found}
         graph.operators = [operator for operator in graph.operators if operator not in found]
         for operator in graph.operators:
             operator.inputs = [through.get(int(place), int(place)) for place in operator.inputs]
+    edits.forget(model, kind)
 
 
 def _is_of_layer(node: Node) -> bool:

@@ -18,11 +18,16 @@ FLAT = 4  # dimensions of a permutation for which every runtime has a fast kerne
 def compose_views(module: GraphModule) -> None:
     """Make every chain of views one permutation between two reshapes, where that is shorter.
 
-    Expansions that change nothing, or that what is behind them does by itself, are left out. What clips moves before
+    Expansions that change nothing, or that what is behind them does by itself, are left out, as is the concatenation
+    of a single tensor, which delegates do not take. What clips moves before
     the views of a layer's output, for there runtimes make it part of the layer.
     """
     for node in calls(module, *_EXPANSIONS):
         _leave_out(node)
+    for node in calls(module, ATEN.cat.default):
+        operands: Any = node.args[0]
+        if len(operands) == 1:
+            replace(node, operands[0])
     _compose(module, axes.MOST_DIMENSIONS)
     for node in calls(module, *layers.CLIPS):
         _clip_first(node)

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from ai_edge_litert import schema_py_generated as schema
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.nn import functional as F
 
+from lvexport.converters import tflite_edits as edits
 from lvexport.converters.contract import ConversionError
 from lvexport.converters.quantization.forms import flatten_layers
 from lvexport.converters.quantization.quantize import Calibration, quantize
@@ -155,6 +157,15 @@ def test_a_layer_over_rows_keeps_what_clips_it() -> None:
     (relu,) = calls(module, ATEN.relu.default)
     assert is_call(relu.args[0], *LAYERS)
     torch.testing.assert_close(module(*INPUTS[0]), wanted)
+
+
+def test_a_model_names_only_operators_that_it_has(tmp_path: Path) -> None:
+    converted("tflite", rounded(Loose(lambda a, b, far: torch.maximum(a, far))), tmp_path / "made.tflite")
+    model = schema.ModelT.InitFromPackedBuf((tmp_path / "made.tflite").read_bytes(), 0)
+    used = {edits.code(model, operator) for operator in model.subgraphs[0].operators}
+    assert len(model.operatorCodes) == len(used)
+    assert schema.BuiltinOperator.MAXIMUM in used
+    assert not used & set(FENCES.values()) - {schema.BuiltinOperator.SIN}  # which is the model's own
 
 
 def test_a_model_with_all_that_could_fence_is_refused() -> None:

@@ -342,6 +342,20 @@ def test_what_depends_on_no_input_is_computed_once_but_for_random_numbers() -> N
     assert operations(module).keys() == {"add", "mul", "sum", "rand"}
 
 
+class Growing(nn.Module):
+    """Concatenates what it has so far, at first one tensor."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = [x]
+        for _ in range(2):
+            found.append(torch.cat(found, 1).mean(1, keepdim=True))
+        return torch.cat(found, 1)
+
+
+def test_one_tensor_is_not_concatenated() -> None:
+    assert operations(rewritten(Growing(), torch.randn(1, 2, 3), names=["views"]))["cat"] == 2
+
+
 class Decoding(nn.Module):
     """Queries of its own that attend to each other, and to what is given with parts of one weight; drawn numbers."""
 
