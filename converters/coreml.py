@@ -73,12 +73,11 @@ def tensor_interface(captured: Captured) -> dict[str, Any]:
     import coremltools as ct
     import numpy as np
 
-    given = {"int64": "int32"}
-
     return {
         "inputs": [ct.TensorType(name=s.name, shape=s.shape, dtype=np.dtype(s.dtype).type) for s in captured.inputs],
         "outputs": [
-            ct.TensorType(name=s.name, dtype=np.dtype(given.get(s.dtype, s.dtype)).type) for s in captured.outputs
+            ct.TensorType(name=s.name, dtype=np.dtype("int32" if s.dtype == "int64" else s.dtype).type)
+            for s in captured.outputs
         ],
     }
 

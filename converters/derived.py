@@ -19,7 +19,7 @@ from lvexport.converters.rewrites.activations import (
     spell_tanh_gelus_by_powers,
 )
 from lvexport.converters.rewrites.attention import spell_odd_attention
-from lvexport.converters.rewrites.graph import ATEN, arguments, call, calls, is_call, replace, shape
+from lvexport.converters.rewrites.graph import ATEN, arguments, call, calls, is_call, replace, say, shape
 from lvexport.converters.rewrites.norms import spell_rms_norms
 from lvexport.converters.rewrites.resizes import RESIZES, spell_resizes
 from lvexport.converters.rewrites.views import limit_views
@@ -62,9 +62,7 @@ def has_no_stride(node: torch.fx.Node) -> bool:
 def name_strides(module: torch.fx.GraphModule) -> None:
     """Say the strides of poolings, without which coremltools takes none (``max_pool1d`` in its torch/ops.py)."""
     for node in filter(has_no_stride, calls(module, *_MAX_POOLS)):
-        given = arguments(node)
-        given["stride"] = given["kernel_size"]
-        node.args, node.kwargs = tuple(given.values()), {}
+        say(node, stride=arguments(node)["kernel_size"])
 
 
 def for_onnx(program: ExportedProgram) -> ExportedProgram:

@@ -106,9 +106,9 @@ def lowered(program: ExportedProgram) -> tuple[Any, Delegation]:
     from lvexport.converters.xnnpack_kernels import NamedConversions, OwnReading, SpelledConversions, partitioner
 
     converts = computes_in_half(program)
-    passes = [NamedConversions()] if converts else [OwnReading()]
+    first = NamedConversions() if converts else OwnReading()
     with reasons("executorch.backends.xnnpack.partition") as heard:
-        edge = to_edge_transform_and_lower(program, passes, [partitioner()])
+        edge = to_edge_transform_and_lower(program, [first], [partitioner()])
     if converts:
         edge = edge.transform([SpelledConversions()])
     return edge, report(edge, heard)

@@ -31,7 +31,7 @@ class Counter(FlopCounterMode):
 @torch.no_grad()
 def macs(module: Callable[..., Any], inputs: tuple[Any, ...]) -> int:
     """Of one run over the inputs."""
-    with Counter() as counter:
+    counter = Counter()
+    with counter:
         module(*inputs)
-    found: int = counter.macs
-    return found
+    return counter.macs

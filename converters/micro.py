@@ -20,7 +20,7 @@ from lvexport.converters import tflite_sixteen
 from lvexport.converters.derived import examples, rewritten
 from lvexport.converters.quantization.grids import Grid
 from lvexport.converters.quantization.settle import is_between_roundings
-from lvexport.converters.rewrites.activations import tanh_gelu
+from lvexport.converters.rewrites.activations import is_tanh_gelu, tanh_gelu
 from lvexport.converters.rewrites.graph import ATEN, arguments, call, calls, prune, replace
 from lvexport.converters.tflite_integers import write_layers
 from lvexport.converters.tflite_sixteen import is_wide
@@ -46,9 +46,8 @@ def write_model(program: ExportedProgram, out: Path) -> None:
 def spell_gelus(module: GraphModule) -> None:
     """Spell out every GELU, which TFLM has no kernel for, as exactly as single precision can tell."""
     for node in calls(module, ATEN.gelu.default):
-        given = arguments(node)
-        spell = tanh_gelu if given["approximate"] == "tanh" else _with_exp
-        replace(node, spell(node, given["self"]))
+        spell = tanh_gelu if is_tanh_gelu(node) else _with_exp
+        replace(node, spell(node, arguments(node)["self"]))
     prune(module)
 
 

@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_map
 
-from lvexport.converters.rewrites.graph import ATEN, arguments, is_call, shares, writes
+from lvexport.converters.rewrites.graph import ATEN, arguments, is_call, say, shares, writes
 from lvexport.converters.rewrites.norms import epsilon
 
 # What stands before the region's program in the arguments (torch/_higher_order_ops/wrap.py).
@@ -41,8 +41,7 @@ def plain(program: ExportedProgram, inputs: tuple[Tensor, ...]) -> ExportedProgr
         if _writes(node):
             _give(node)
         elif _leaves_open(node):
-            given = arguments(node) | {"eps": epsilon(node)}
-            node.args, node.kwargs = tuple(given.values()), {}
+            say(node, eps=epsilon(node))
     module.recompile()
     return torch.export.export(module, inputs)
 

@@ -46,6 +46,11 @@ def arguments(node: Node) -> dict[str, Any]:
     return {a.name: given.get(a.name, a.default_value if a.has_default_value() else None) for a in schema}
 
 
+def say(node: Node, **changed: Any) -> None:
+    """Have a call say all its arguments, some of them changed; for operations that take none by name alone."""
+    node.args, node.kwargs = tuple((arguments(node) | changed).values()), {}
+
+
 def value(node: Node) -> Tensor:
     """What a node gives, without numbers: shape and type."""
     return cast("Tensor", node.meta["val"])
