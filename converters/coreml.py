@@ -25,8 +25,8 @@ class CoreML:
     backend = "mlprogram"
     suffix = ".mlpackage"
     distributions = ("coremltools",)
-    modules = ("coremltools",)
-    seconds = 30
+    modules = ("lvexport.converters.coremltools_alone",)
+    seconds = 18
     recipes = RECIPES | STATIC
     refusals: Mapping[str, str] = MappingProxyType({"w8a16": NO_WORDS})
     options: Mapping[str, Choice] = MappingProxyType(
@@ -37,8 +37,7 @@ class CoreML:
     )
 
     def convert(self, captured: Captured, request: Request, out: Path) -> Notes:
-        import coremltools as ct
-
+        from lvexport.converters.coremltools_alone import coremltools as ct
         from lvexport.converters.derived import for_core_ml
         from lvexport.converters.quantization.forms import with_narrow_numbers
 

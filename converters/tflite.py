@@ -36,7 +36,7 @@ class TFLite:
     suffix = ".tflite"
     distributions = ("litert-torch", "ai-edge-quantizer")
     modules = ("litert_torch",)
-    seconds = 15
+    seconds = 17
     recipes = MappingProxyType(
         {"fp32": FP32, "fp16": replace(FP16, squares=True, method="float16 weights"), "w8": rounding_activations(W8)}
         | {"w4": replace(rounding_activations(KERNELS_W4), requires={"activations": (DYNAMIC,)})}

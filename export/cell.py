@@ -179,9 +179,11 @@ def as_read(switched: Switched) -> Layer:
 
 
 def run_convert(job: ConvertJob) -> Any:
+    from lvexport.converters import provenance
     from lvexport.converters.contract import Request
     from lvexport.converters.registry import CONVERTERS
 
+    provenance.share()
     converter = CONVERTERS[job.target]
     request = Request(converter.recipes[job.recipe], job.options)
     if not job.rewrites:

@@ -22,6 +22,7 @@ from lvexport.errors import CellError, NotRunError, UsageError
 from lvexport.jobs import ANSWER, JOB, Answer, ConvertJob, Job, Limits
 
 POLL_SECONDS = 0.1
+FAMILY_SECONDS = 1.0  # between two looks for processes that a cell started: each reads all of the machine's
 MEMORY_SHARE = 0.8  # of the machine's, where no limit was given
 LOG = "log.txt"  # what a cell printed, in its folder
 LOG_TAIL = 20_000  # bytes of a failed cell's log that are kept
@@ -158,12 +159,13 @@ def watch(process: subprocess.Popen[bytes], limits: Limits, stop: Stop) -> None:
     """Wait for the end of a process. Raises CellError where it oversteps a limit."""
     memory = limits.memory or int(psutil.virtual_memory().total * MEMORY_SHARE)
     deadline = time.monotonic() + limits.seconds
+    family = Family(process.pid)
     while process.poll() is None:
         if stop.is_set():
             raise CellError("it was stopped")
         if time.monotonic() > deadline:
             raise CellError(f"it took more than {limits.seconds:.0f} s and was ended; --timeout gives it longer")
-        if resident(process.pid) > memory:
+        if family.resident() > memory:
             raise CellError(
                 f"it took more than {memory / 2**30:.1f} GiB of memory and was ended; --memory gives it more"
             )
@@ -171,12 +173,35 @@ def watch(process: subprocess.Popen[bytes], limits: Limits, stop: Stop) -> None:
             process.wait(POLL_SECONDS)
 
 
-def resident(pid: int) -> int:
-    """Bytes of memory that a process and its children hold."""
+class Family:
+    """A process and those that it started."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._seen = -FAMILY_SECONDS  # when they were last looked for
+        self._members: list[psutil.Process] = []
+
+    def resident(self) -> int:
+        """Bytes of memory that they hold."""
+        now = time.monotonic()
+        if now - self._seen >= FAMILY_SECONDS:
+            self._seen, self._members = now, family_of(self._pid)
+        return sum(map(held, self._members))
+
+
+def family_of(pid: int) -> list[psutil.Process]:
+    """A process and its children; none where it has ended."""
     try:
         process = psutil.Process(pid)
-        family = [process, *process.children(recursive=True)]
-        return sum(p.memory_info().rss for p in family)
+        return [process, *process.children(recursive=True)]
+    except psutil.Error:
+        return []
+
+
+def held(process: psutil.Process) -> int:
+    """Bytes of memory that a process holds, 0 where it has ended."""
+    try:
+        return int(process.memory_info().rss)
     except psutil.Error:
         return 0
 

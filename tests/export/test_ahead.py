@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 import time
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 import torch
 from torch import nn
+from torch.fx.traceback import NodeSource
 
+from lvexport.converters import provenance
 from lvexport.converters.contract import Captured, TensorSpec
 from lvexport.converters.registry import CONVERTERS
 from lvexport.errors import CellError
 from lvexport.jobs import ConvertJob, Limits
 from lvexport.pipeline import longest_first, look_ahead
 from lvexport.plan import Plan, cells
-from lvexport.processes import Workshop, interruptible
+from lvexport.processes import Family, Workshop, interruptible
 from lvexport.source import resolve
 
 
@@ -68,10 +74,10 @@ def test_only_idle_workers_look_ahead(workers: int, tmp_path: Path, monkeypatch:
 def test_long_conversions_are_begun_first() -> None:
     chosen = cells(["onnx", "executorch", "coreml", "tflite"], ["fp32", "fp16"], {})
     assert [(c.target, c.recipe) for c in longest_first(chosen)] == [
-        ("coreml", "fp32"),  # which the interpreter takes long to run
-        ("coreml", "fp16"),
         ("executorch", "fp32"),
         ("executorch", "fp16"),
+        ("coreml", "fp32"),  # which the interpreter takes long to run
+        ("coreml", "fp16"),
         ("tflite", "fp32"),
         ("tflite", "fp16"),
         ("onnx", "fp32"),
@@ -85,4 +91,47 @@ def test_converters_name_what_they_import() -> None:
             Path(__file__).parents[2] / "converters" / f"{converter.name.translate({ord(':'): '_', ord('-'): '_'})}.py"
         ).read_text()
         for module in converter.modules:
-            assert module in source or module == "onnxscript"
+            assert module.removeprefix("lvexport.converters.") in source or module == "onnxscript"
+
+
+def test_coremltools_is_imported_without_what_no_conversion_needs() -> None:
+    """In a process of its own, for others are there for good once they are."""
+    code = """
+        import sys
+        from lvexport.converters.coremltools_alone import NOT_NEEDED, coremltools
+        print(*(name for name in NOT_NEEDED if name in sys.modules))
+        import sklearn, executorch
+        print(coremltools.__name__, hasattr(coremltools, "convert"), sklearn.__name__)
+    """
+    done = subprocess.run([sys.executable, "-c", dedent(code)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["", "coremltools True sklearn"]
+
+
+def test_shared_histories_of_nodes_are_those_that_are_copied() -> None:
+    def histories() -> list[str]:
+        program = torch.export.export(nn.Sequential(nn.Linear(4, 4), nn.GELU()).eval(), (torch.rand(1, 4),))
+        for _ in range(2):
+            program = program.run_decompositions({})
+        found = [source for node in program.graph.nodes for source in node.meta.get("from_node", ())]
+        return [re.sub(r"graph_id=\d+", "", source.print_readable()) for source in found]
+
+    copied = histories()
+    own = NodeSource.__dict__.get("__deepcopy__")
+    provenance.share()
+    try:
+        assert histories() == copied
+        assert any("pass_name" in line for line in copied)
+    finally:
+        if own is None:
+            del NodeSource.__deepcopy__
+
+
+def test_memory_of_what_a_cell_starts_counts_too() -> None:
+    child = "import sys; held = b'x' * 2**28; print('ready', flush=True); sys.stdin.read()"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert Family(process.pid).resident() > 2**28
+        process.communicate(b"")
+    assert Family(process.pid).resident() == 0

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
+import torch
 from torch import Tensor
 
 from lvexport.validation.mil import types
 from lvexport.validation.mil.lists import TensorList
 from lvexport.validation.mil.nesting import Value
-from lvexport.validation.mil.numerics import same_class
+from lvexport.validation.mil.numerics import CARRIERS, same_class
 from lvexport.validation.mil.states import Cell
 from lvexport.validation.mil.types import DictType, ListType, StateType, TensorType, ValueType
+
+Plain: TypeAlias = tuple[torch.dtype, torch.Size]
 
 
 def conforms(value: Value, declared: ValueType) -> bool:
@@ -28,6 +33,14 @@ def conforms(value: Value, declared: ValueType) -> bool:
     if isinstance(value, dict):
         return isinstance(declared, DictType)
     return declared == TensorType(types.STRING if isinstance(value, str) else types.INT64, ())
+
+
+def form_of(declared: ValueType) -> Plain | None:
+    """The one form that nearly every value of that type has, to be compared at once; None if it has several."""
+    if not isinstance(declared, TensorType) or declared.any_rank or declared.dtype not in CARRIERS:
+        return None
+    sizes = [size for size in declared.shape if size is not None]
+    return (CARRIERS[declared.dtype], torch.Size(sizes)) if len(sizes) == len(declared.shape) else None
 
 
 def described(value: Value) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from lvexport.validation.mil import table, types
 from lvexport.validation.mil.arguments import NOT_ARGUMENTS, Form
 from lvexport.validation.mil.binding import Argument, Computed, Constants, bind, suits
 from lvexport.validation.mil.call import Call
-from lvexport.validation.mil.conformity import conforms, described
+from lvexport.validation.mil.conformity import Plain, conforms, described, form_of
 from lvexport.validation.mil.errors import DamagedPackage, FailedOp, MilError
 from lvexport.validation.mil.keeping import bytes_of
 from lvexport.validation.mil.nesting import Meter, Value
@@ -41,6 +41,7 @@ class Step:
         names: of the results.
         bits: of the elements of each argument, as the program declares them, one for each of its values.
         rounded: for each result, whether it is to be rounded to half precision.
+        plain: the form of each result, where it has one.
         bodies: the operation's blocks.
         effect: it changes a state, so that it runs even if nobody uses its results.
         released: names of the values that no later step needs.
@@ -55,6 +56,7 @@ class Step:
     names: tuple[str, ...]
     bits: Mapping[str, tuple[int, ...]]
     rounded: tuple[bool, ...]
+    plain: tuple[Plain | None, ...]
     bodies: tuple[Body, ...] = ()
     effect: bool = False
     released: tuple[str, ...] = ()
@@ -92,10 +94,11 @@ class Step:
             raise DamagedPackage(
                 f"The program declares {len(self.names)} results of {self.call.op}, which makes {len(results)}."
             )
-        checked = zip(results, self.call.outputs, self.rounded, strict=True)
-        return tuple(self._settled(value, declared, rounded) for value, declared, rounded in checked)
+        return tuple(map(self._settled, results, self.call.outputs, self.rounded, self.plain))
 
-    def _settled(self, value: Value, declared: ValueType, rounded: bool) -> Value:
+    def _settled(self, value: Value, declared: ValueType, rounded: bool, plain: Plain | None) -> Value:
+        if plain is not None and isinstance(value, Tensor) and (value.dtype, value.shape) == plain:
+            return round_to_half(value) if rounded else value
         if not conforms(value, declared):
             raise self._mistyped(described(value), declared)
         if not isinstance(value, Tensor) or not isinstance(declared, TensorType):
@@ -144,8 +147,9 @@ def make_step(
     names = tuple(output.name for output in operation.outputs)
     effect = entry.effect or any(body.effect for body in bodies)
     bits = {name: tuple(_bits(b, declared) for b in bindings) for name, bindings in operation.inputs.items()}
-    size = sum(bytes_of(output) or 0 for output in outputs)
-    return Step(operation.type, call, entry.function, fixed, wired, names, bits, rounded, bodies, effect, bytes=size)
+    forms = tuple(map(form_of, outputs))
+    step = Step(operation.type, call, entry.function, fixed, wired, names, bits, rounded, forms, bodies, effect)
+    return replace(step, bytes=sum(bytes_of(output) or 0 for output in outputs))
 
 
 def title(operation: Operation) -> str:

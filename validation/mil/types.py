@@ -20,7 +20,7 @@ LARGEST_VALUE = 2**30  # elements of one computed value; larger ones are taken f
 Shape: TypeAlias = tuple[int | None, ...]  # None is a dimension known only when the model runs
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # there is one of each, so that they are told apart, and hashed, by identity
 class DType:
     """Type of an element.
 
