@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
     from torch.export import ExportedProgram
+    from torch.fx import GraphModule
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ class Captured:
 
         return torch.export.load(self.path)
 
-    def module(self) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    def module(self) -> tuple[GraphModule, tuple[Tensor, ...]]:
         """The program as a module, and inputs like those that it was captured with, for what captures it itself."""
         from lvexport.converters.derived import examples
 

@@ -21,7 +21,7 @@ from lvexport.converters.rewrites.activations import (
 from lvexport.converters.rewrites.attention import spell_odd_attention
 from lvexport.converters.rewrites.graph import ATEN, arguments, call, calls, is_call, replace, say, shape
 from lvexport.converters.rewrites.norms import spell_rms_norms
-from lvexport.converters.rewrites.resizes import RESIZES, spell_resizes
+from lvexport.converters.rewrites.resizes import RESIZES, spell_nearest, spell_resizes
 from lvexport.converters.rewrites.views import limit_views
 
 # aten.avg_pool2d's arguments where they are left out: input, kernel_size, stride, padding, ceil_mode,
@@ -35,7 +35,8 @@ _CORE_ML_DIMENSIONS = 5  # coremltools refuses programs with more (converters/mi
 
 def for_xnnpack(program: ExportedProgram) -> ExportedProgram:
     """The same program in the form in which ExecuTorch computes all of it right."""
-    spelled = (spell_resizes, flatten_softmax, spell_group_norms, spell_hard_sigmoids, spell_tanh_gelus)
+    resizes = (spell_resizes, spell_nearest)
+    spelled = (*resizes, flatten_softmax, spell_group_norms, spell_hard_sigmoids, spell_tanh_gelus)
     return torch.export.export(rewritten(program, *spelled), examples(program))
 
 

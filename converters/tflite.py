@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from lvexport.converters.contract import ACTIVATIONS, DYNAMIC, Captured, Choice, Notes, Request, rounds_activations
 from lvexport.converters.recipes import (
@@ -67,7 +68,7 @@ class TFLite:
             edit = None if request.recipe.narrow is None else narrow
             write_layers(captured.program(), out, floats=request.options["int8_io"] == "no", edit=edit)
             return Notes("torch.export")
-        model = litert_torch.convert(*captured.module())
+        model = litert_torch.convert(*floating(captured))
         if request.recipe.name == "fp32":
             model.export(str(out))
             return Notes("torch.export")
@@ -76,6 +77,16 @@ class TFLite:
         remarks = compress(single, request, out)
         single.unlink()
         return Notes("torch.export", remarks)
+
+
+def floating(captured: Captured) -> tuple[Any, tuple[Any, ...]]:
+    """The program without roundings as a module that LiteRT's converter takes, and inputs like its own."""
+    from lvexport.converters.rewrites.single_rows import spell_single_rows
+
+    module, inputs = captured.module()
+    spell_single_rows(module)
+    module.recompile()
+    return module, inputs
 
 
 def compress(single: Path, request: Request, out: Path) -> tuple[str, ...]:

@@ -77,13 +77,58 @@ def fence(module: GraphModule) -> int | None:
 def _edges(module: GraphModule) -> Iterator[tuple[Node, Node]]:
     """Each number that is to stay in floating point, with what takes it."""
     for node in module.graph.nodes:
+        if is_call(node, *axes.VIEWS) and len(set(_grids(_reading(node)))) > 1:
+            yield from ((node, user) for user in node.users if _grid(user) is not None)
         if node.op != "call_function" or node.target in _LEFT or _is_rounding(node) or _is_of_layer(node):
             continue
         rounding = [user for user in node.users if _is_rounding(user)]
-        if node.target in _ON_ONE_GRID and len(rounding) == len(node.users):
+        if _is_joined(node, rounding):
+            yield from (
+                (given, node) for given in node.all_input_nodes if not _is_rounded(given) and not _is_own(given)
+            )
             continue
         yield from ((given, node) for given in node.all_input_nodes if _is_rounded(given))
         yield from ((node, user) for user in rounding)
+
+
+def _is_joined(node: Node, rounding: list[Node]) -> bool:
+    """Whether an operation is computed by integers, on the grid behind it."""
+    return node.target in _ON_ONE_GRID and len(rounding) == len(node.users) and not any(_regrids(node, rounding))
+
+
+def _is_own(given: Node) -> bool:
+    """Whether what is in floating point may be made on the grid of the one that takes it."""
+    return given.target in _LEFT and len(given.users) == 1
+
+
+def _grids(node: Node) -> Iterator[tuple[Any, ...] | None]:
+    """The grid that each use of what is in floating point takes it on, also of views of it; None where that is none.
+
+    The first of several is that of all views to LiteRT's converter. What was rounded has one already.
+    """
+    if is_call(node, QUANTIZED.dequantize_per_tensor.default):
+        return
+    for user in node.users:
+        yield from _grids(user) if is_call(user, *axes.VIEWS) else (_grid(user),)
+
+
+def _grid(user: Node) -> tuple[Any, ...] | None:
+    """The grid that something takes numbers on."""
+    if _is_rounding(user):
+        return user.args[1:]
+    rounding = [behind for behind in user.users if _is_rounding(behind)]
+    return rounding[0].args[1:] if rounding and _is_joined(user, rounding) else None
+
+
+def _regrids(node: Node, rounding: list[Node]) -> Iterator[bool]:
+    """For each rounded number that an operation is given, whether it would be given another grid where it is made.
+
+    That is so where nothing else takes it, as what is made on the grid behind needs no second rounding.
+    """
+    for given in filter(_is_rounded, node.all_input_nodes):
+        reading = _reading(given)
+        alone = len(reading.args[0].users) == 1  # type: ignore[union-attr]
+        yield alone and any(reading.args[1:] != user.args[1:] for user in rounding)
 
 
 def without_fences(model: Any, kind: int) -> None:
@@ -108,6 +153,11 @@ def _is_rounding(node: Node) -> bool:
 
 def _is_rounded(node: Node) -> bool:
     """Whether a node is a view of what was rounded."""
+    return is_call(_reading(node), QUANTIZED.dequantize_per_tensor.default)
+
+
+def _reading(node: Node) -> Node:
+    """What a node is a view of."""
     while is_call(node, *axes.VIEWS):
         node = node.args[0]  # type: ignore[assignment]
-    return is_call(node, QUANTIZED.dequantize_per_tensor.default)
+    return node

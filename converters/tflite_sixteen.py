@@ -29,6 +29,7 @@ from lvexport.converters.quantization.grids import QUANTIZED, Grid
 from lvexport.converters.quantization.sites import output
 from lvexport.converters.rewrites import layers
 from lvexport.converters.rewrites.graph import ATEN, call, calls, constant, is_call, keep, prune, replace
+from lvexport.converters.rewrites.single_rows import spell_single_rows
 from lvexport.converters.tflite_integers import shorten_names, write
 from lvexport.converters.tflite_weights import OUTPUTS
 
@@ -71,7 +72,7 @@ def write_layers(program: ExportedProgram, out: Path) -> None:
     """
     import litert_torch
 
-    module = rewritten(program)
+    module = rewritten(program, spell_single_rows)
     wanted = list(rounded(module))
     without_roundings(module)
     content = litert_torch.convert(module, examples(program)).model_content()

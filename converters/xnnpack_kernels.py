@@ -59,7 +59,6 @@ _OF_ONE_GRID = (
     MaxPool2dConfig,
     PermuteConfig,
     ReLUConfig,
-    SliceCopyConfig,
     ToDimOrderCopyConfig,
     UnsqueezeCopyConfig,
     ViewCopyConfig,
@@ -90,6 +89,19 @@ class OfOneGrid(GenericNodePartitionerConfig):  # type: ignore[misc]
             return [node]
         found: list[Any] = super().get_node_and_deps(node, ep)
         return found
+
+
+class SliceOfOneGrid(OfOneGrid, SliceCopyConfig):  # type: ignore[misc]
+    """Slices, in floating point where the grids before and behind differ: ExecuTorch leaves those to its own kernel."""
+
+    def check_constraints(self, node: Any, ep: Any) -> bool:
+        return bool(super().check_constraints(node, ep) or self._is_common(node, ep))
+
+    def _is_common(self, node: Any, ep: Any) -> bool:
+        """Whether ExecuTorch would take it but for the grids."""
+        step = node.args[4] if len(node.args) > 4 else 1
+        whole = step == 1 and 0 not in (*node.args[0].meta["val"].shape, *node.meta["val"].shape)
+        return bool(whole and self.check_common_constraints(node, ep))
 
 
 class Conversion(GenericNodePartitionerConfig):  # type: ignore[misc]
@@ -197,6 +209,7 @@ def _keeps_order(x: Any, kwargs: Any) -> bool:
 
 def partitioner() -> XnnpackPartitioner:
     """XNNPACK's partitioner, which takes these as well."""
-    ours = [SigmoidOfIntegers if config is SigmoidConfig else config for config in ALL_PARTITIONER_CONFIGS]
+    replaced = {SigmoidConfig: SigmoidOfIntegers, SliceCopyConfig: SliceOfOneGrid}
+    ours = [replaced.get(config, config) for config in ALL_PARTITIONER_CONFIGS]
     careful = [type(c.__name__, (OfOneGrid, c), {}) if c in _OF_ONE_GRID else c for c in ours]
     return XnnpackPartitioner(configs=[*careful, Conversion])

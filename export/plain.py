@@ -57,8 +57,17 @@ def _writes(node: Node) -> bool:
     written = node.args[0] if node.args else None
     if not isinstance(written, Node) or written.op != "call_function" or not _gives_alike(node):
         return False
-    shared = _may_share(written) or any(user < node and _may_share(user) for user in written.users)
+    shared = _may_share(_owner(written)) or any(user < node and _may_share(user) for user in written.users)
     return not shared and not any(a is written for a in (*node.args[1:], *node.kwargs.values()))
+
+
+def _owner(node: Node) -> Node:
+    """The tensor that a node is a view of, as far as nothing else takes it: where it lies, only the views are read."""
+    while shares(node) and isinstance(source := node.args[0], Node) and len(source.users) == 1:
+        if source.op != "call_function":
+            break
+        node = source
+    return node
 
 
 def _giving(operation: OpOverload) -> OpOverload | None:

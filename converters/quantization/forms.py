@@ -23,6 +23,7 @@ from lvexport.converters.rewrites.graph import (
     shape,
 )
 from lvexport.converters.rewrites.layers import LAYERS, column
+from lvexport.converters.rewrites.single_rows import is_over_single_rows, spell_single_rows
 
 _LARGEST = Integers(8).largest
 
@@ -35,7 +36,7 @@ def with_float_weights(program: ExportedProgram) -> GraphModule:
     Each operation reads its own numbers off the grid, as :func:`with_own_reading` has it: litert-torch moves transposes
     past these conversions, and fails where one serves operations of several layouts.
     """
-    return rewritten(program, _float_weights, own_reading)
+    return rewritten(program, flatten_single_rows, _float_weights, own_reading)
 
 
 def _float_weights(module: GraphModule) -> None:
@@ -85,24 +86,56 @@ def with_flat_layers(program: ExportedProgram) -> ExportedProgram:
 
 def flatten_layers(module: GraphModule) -> None:
     for node in calls(module, ATEN.linear.default):
-        source = node.args[0]
-        assert isinstance(source, Node)
-        if len(shape(source)) == 2:
-            continue
-        wide = [-1, shape(source)[-1]]
-        if source.target is QUANTIZED.dequantize_per_tensor.default:
-            flat = call(node, ATEN.reshape.default, source.args[0], wide)
-            flat = call(node, source.target, flat, *source.args[1:])
-        else:
-            flat = call(node, ATEN.reshape.default, source, wide)
-        layer, last = call(node, ATEN.linear.default, flat, *node.args[1:]), output(node)
+        if len(shape(arguments(node)["input"])) != 2:
+            _flatten(node)
+    prune(module)
+
+
+def flatten_single_rows(module: GraphModule) -> None:
+    """Layers over single rows as convolutions where their weights are constants, else over a matrix each.
+
+    There it is numbers that are reshaped, between roundings of their own: LiteRT's converter fails on integers.
+    """
+    spell_single_rows(module)
+    for node in filter(is_over_single_rows, calls(module, ATEN.linear.default)):
+        source: Node = node.args[0]  # type: ignore[assignment]
+        flat = call(node, ATEN.reshape.default, source, [-1, shape(source)[-1]])
+        layer, last = call(node, ATEN.linear.default, _again(flat, source, node), *node.args[1:]), output(node)
         if last is not node:
             layer = call(last, last.target, layer, *last.args[1:])  # type: ignore[arg-type]
-        for user in [u for u in last.users if u.target is QUANTIZED.quantize_per_tensor.default]:
-            integers = call(user, user.target, layer, *user.args[1:])  # type: ignore[arg-type]
-            replace(user, call(user, ATEN.reshape.default, integers, list(shape(last))))
+        rounding = next(iter(last.users), None)
+        if rounding is not None and rounding.target is QUANTIZED.quantize_per_tensor.default:
+            layer = call(last, QUANTIZED.quantize_per_tensor.default, layer, *rounding.args[1:])
+            layer = call(last, QUANTIZED.dequantize_per_tensor.default, layer, *rounding.args[1:])
         replace(last, call(last, ATEN.reshape.default, layer, list(shape(last))))
     prune(module)
+
+
+def _again(view: Node, source: Node, before: Node) -> Node:
+    """A view of what was rounded, rounded like it."""
+    if source.target is not QUANTIZED.dequantize_per_tensor.default:
+        return view
+    integers = call(before, QUANTIZED.quantize_per_tensor.default, view, *source.args[1:])
+    return call(before, QUANTIZED.dequantize_per_tensor.default, integers, *source.args[1:])
+
+
+def _flatten(node: Node) -> None:
+    """Write a linear layer over a matrix, with views around it and what rounds."""
+    source = node.args[0]
+    assert isinstance(source, Node)
+    wide = [-1, shape(source)[-1]]
+    if source.target is QUANTIZED.dequantize_per_tensor.default:
+        flat = call(node, ATEN.reshape.default, source.args[0], wide)
+        flat = call(node, source.target, flat, *source.args[1:])
+    else:
+        flat = call(node, ATEN.reshape.default, source, wide)
+    layer, last = call(node, ATEN.linear.default, flat, *node.args[1:]), output(node)
+    if last is not node:
+        layer = call(last, last.target, layer, *last.args[1:])  # type: ignore[arg-type]
+    for user in [u for u in last.users if u.target is QUANTIZED.quantize_per_tensor.default]:
+        integers = call(user, user.target, layer, *user.args[1:])  # type: ignore[arg-type]
+        replace(user, call(user, ATEN.reshape.default, integers, list(shape(last))))
+    replace(last, call(last, ATEN.reshape.default, layer, list(shape(last))))
 
 
 def with_own_reading(program: ExportedProgram) -> ExportedProgram:

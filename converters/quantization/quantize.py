@@ -21,7 +21,7 @@ from lvexport.converters.quantization.observers import OBSERVERS, Seen
 from lvexport.converters.quantization.search import choose, others
 from lvexport.converters.quantization.settings import Assignment, Integer, Settings
 from lvexport.converters.quantization.settle import settle, transitions
-from lvexport.converters.quantization.sites import Site, origin, sites, whole
+from lvexport.converters.quantization.sites import Site, on_grid_of, sites, whole
 from lvexport.converters.quantization.statistics import Batch, extremes, histograms
 from lvexport.converters.quantization.switches import Switchboard, Switched
 from lvexport.converters.rewrites.activations import spell_silu
@@ -148,16 +148,21 @@ def check(exact: Tensor, wanted: Tensor, settled: GraphModule, batches: Sequence
 
 
 def observed(module: GraphModule, found: Sequence[Site], batches: Sequence[Batch]) -> dict[Node, Seen]:
-    """The numbers of every tensor that a layer is given or gives, of views those of their sources."""
-    tensors = (origin(node) for site in found for node in (site.source, site.output))
-    return histograms(module, list(dict.fromkeys(tensors)), batches)
+    """The numbers of every tensor whose grid a layer's numbers are on."""
+    return histograms(module, list(dict.fromkeys(on_grids_of(found).values())), batches)
+
+
+def on_grids_of(found: Sequence[Site]) -> dict[Node, Node]:
+    """For every tensor that a layer is given or gives, that whose grid it is on."""
+    layer_nodes = {site.node for site in found}
+    return {node: on_grid_of(node, layer_nodes) for site in found for node in (site.source, site.output)}
 
 
 def grids(found: Sequence[Site], seen: Mapping[Node, Seen], settings: Settings) -> dict[Node, Grid]:
-    """The grid of every tensor that a layer is given or gives; of a view that of its source."""
+    """The grid of every tensor that a layer is given or gives."""
     observe = OBSERVERS[settings.observer]
     made = {node: spanning(*observe(of, settings.bits), settings.bits) for node, of in seen.items()}
-    return {node: made[origin(node)] for site in found for node in (site.source, site.output)}
+    return {node: made[whole] for node, whole in on_grids_of(found).items()}
 
 
 def beyond(module: GraphModule, seen: Mapping[Node, Seen], evaluated: Sequence[Batch]) -> dict[str, float]:

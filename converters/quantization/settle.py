@@ -105,7 +105,8 @@ def _is_integer(node: Any) -> bool:
     """Whether integers compute a node: a layer with what clips its output, a gate, or a tensor of integers as it is."""
     if is_call(node, *layers.CLIPS):
         node = node.args[0]
-    return is_call(node, QUANTIZED.dequantize_per_tensor.default) or _is_layer(node) or _is_gate(node)
+    reads = is_call(node, QUANTIZED.dequantize_per_tensor.default)
+    return reads or _is_layer(node) or _is_gate(node) or _is_joined(node)
 
 
 def _is_layer(node: Any) -> bool:
@@ -116,6 +117,15 @@ def _is_layer(node: Any) -> bool:
 def _is_gate(node: Any) -> bool:
     """Whether a node is a sigmoid or a product of which every number, taken and given, is rounded."""
     return is_call(node, ATEN.sigmoid.default, ATEN.mul.Tensor) and is_between_roundings(node)
+
+
+def _is_joined(node: Any) -> bool:
+    """Whether a node concatenates what is on one grid."""
+    if not is_call(node, ATEN.cat.default):
+        return False
+    taken = all(is_call(given, QUANTIZED.dequantize_per_tensor.default) for given in node.all_input_nodes)
+    given = all(user.target is QUANTIZED.quantize_per_tensor.default for user in node.users)
+    return taken and given and len({other.args[1:] for other in (*node.all_input_nodes, *node.users)}) == 1
 
 
 def is_between_roundings(node: Node) -> bool:

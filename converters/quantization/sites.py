@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -32,6 +32,9 @@ class Site:
     @property
     def name(self) -> str:
         return self.node.name
+
+
+_OF_ONE_GRID = (*axes.VIEWS, ATEN.max_pool2d.default)
 
 
 def sites(module: GraphModule) -> list[Site]:
@@ -87,6 +90,32 @@ def whole(module: GraphModule, inputs: tuple[Any, ...]) -> Whole:
 
 def origin(node: Node) -> Node:
     """The tensor whose numbers a view or a maximum over places gives: they are on its grid, as kernels demand."""
-    while is_call(node, *axes.VIEWS, ATEN.max_pool2d.default) and is_tensor(node.args[0]):
+    while is_call(node, *_OF_ONE_GRID) and is_tensor(node.args[0]):
         node = node.args[0]  # type: ignore[assignment]
     return node
+
+
+def on_grid_of(node: Node, layer_nodes: Collection[Node]) -> Node:
+    """The tensor on whose grid a layer's numbers are: that which they are a view of, or are concatenated to.
+
+    Concatenated numbers are on one grid, as kernels of integers demand. What is in none but one concatenation, of which
+    layers of integers take all, is rounded to the grid of the whole, which it would be rounded to there anyway.
+    """
+    whole = node = origin(node)
+    while (behind := _joined(whole)) is not None:
+        whole = behind
+    return whole if _uses(whole) <= set(layer_nodes) else node
+
+
+def _joined(node: Node) -> Node | None:
+    """The only concatenation that takes a tensor, and nothing else does."""
+    uses = list(_uses(node))
+    return uses[0] if len(uses) == 1 and is_call(uses[0], ATEN.cat.default) else None
+
+
+def _uses(node: Node) -> set[Node]:
+    """What takes a tensor, or views of it."""
+    found: set[Node] = set()
+    for user in node.users:
+        found |= _uses(user) if is_call(user, *_OF_ONE_GRID) else {user}
+    return found

@@ -39,9 +39,8 @@ def fold_constants(module: GraphModule) -> None:
     for node, tensor in known.items():
         given_on = any(user not in known for user in node.users)
         if node.op != "get_attr" and given_on and isinstance(tensor, Tensor):
-            node.replace_all_uses_with(
-                keep(module, node, node.name, tensor.clone()), delete_user_cb=lambda user: user not in known
-            )
+            kept = keep(module, node, f"{node.name}_constant", tensor.clone())
+            node.replace_all_uses_with(kept, delete_user_cb=lambda user: user not in known)
     for node in reversed(module.graph.nodes):  # what writes or might draw counts as wanted, whoever reads it
         if node in known and (writes(node) or not node.users):
             module.graph.erase_node(node)

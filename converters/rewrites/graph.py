@@ -73,7 +73,7 @@ def constant(module: GraphModule, node: Any) -> Tensor | None:
 
 
 def keep(module: GraphModule, before: Node, name: str, tensor: Tensor) -> Node:
-    """A node for a new constant, in front of ``before``."""
+    """A node for a new constant, in front of ``before``. Its name is to be no operation's, as exporters name those."""
     free = next(n for n in _numbered(name) if not hasattr(module, n))
     module.register_buffer(free, tensor.detach().contiguous())
     with module.graph.inserting_before(before):

@@ -138,4 +138,5 @@ def mean_over(module: GraphModule, before: Node, x: Node, axis: int) -> Node:
     width = shape(x)[axis]
     last = axis == len(shape(x)) - 1
     kernel = torch.full((1, width) if last else (1, width, 1, 1), 1 / width, dtype=x.meta["val"].dtype)
-    return call(before, ATEN.linear.default if last else ATEN.conv2d.default, x, keep(module, before, "mean", kernel))
+    weights = keep(module, before, "mean_weights", kernel)
+    return call(before, ATEN.linear.default if last else ATEN.conv2d.default, x, weights)

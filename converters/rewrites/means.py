@@ -28,7 +28,7 @@ def spell_means(module: GraphModule) -> None:
             count = prod(sizes[d] for d in reduced)
             _spell_rows(module, node, given["self"], count, 1 / count if averages else 1.0)
         elif not averages and reduced == [len(sizes) - 1]:
-            ones = keep(module, node, "ones", torch.ones(1, sizes[-1], dtype=value(node).dtype))
+            ones = keep(module, node, "sum_weights", torch.ones(1, sizes[-1], dtype=value(node).dtype))
             replace(node, axes.reshape(node, call(node, ATEN.linear.default, given["self"], ones), shape(node)))
     prune(module)
 

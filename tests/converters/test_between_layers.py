@@ -64,6 +64,59 @@ class Tied(nn.Module):
         return x
 
 
+class Bands(nn.Module):
+    """Channels that go through kernels of four forms, as in InceptionNeXt, with one range each, and past none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.out = nn.Conv2d(3, 32, 4, 4), nn.Conv2d(32, 32, 1)
+        shapes = ((3, 3), (1, 9), (9, 1))
+        self.kernels = nn.ModuleList(nn.Conv2d(8, 8, k, padding="same", groups=8) for k in shapes)
+        with torch.no_grad():
+            for i, kernel in enumerate(self.kernels):
+                kernel.weight.mul_(6.0**i)
+            self.stem.weight[8:].mul_(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for _ in range(2):
+            own, *parts = (x[:, i : i + 8] for i in range(0, 32, 8))
+            x = x + self.out(torch.cat([own, *(kernel(p) for kernel, p in zip(self.kernels, parts, strict=True))], 1))
+        return x
+
+
+class Joined(nn.Module):
+    """Two layers of unlike ranges, of which a third takes all, and a fourth takes one alone as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c = (nn.Conv2d(3, 8, 1) for _ in range(3))
+        self.out, self.more = nn.Conv2d(24, 8, 1), nn.Conv2d(8, 8, 1)
+        with torch.no_grad():
+            self.b.weight.mul_(20)
+
+    def forward(self, x: Tensor) -> Tensor:
+        c = self.c(x)
+        return self.out(torch.cat([self.a(x), self.b(x), c], 1)) + self.more(c)
+
+
+class Rows(nn.Module):
+    """A normalisation, as products, and a layer behind the mean of a map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.head, self.last = nn.Conv2d(3, 16, 4, 4), nn.Linear(16, 8, bias=False), nn.Conv2d(8, 4, 1)
+        self.mean = nn.Parameter(torch.full((1, 16), 1 / 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x).mean((2, 3), True).permute(0, 2, 3, 1)
+        y = y * torch.rsqrt(F.linear(y * y, self.mean) + 1e-6)
+        return self.last(self.head(y).permute(0, 3, 1, 2))
+
+
 INPUTS = [(torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(i)),) for i in range(4)]
 
 
@@ -72,6 +125,15 @@ def rounded(model: nn.Module) -> ExportedProgram:
     module = torch.export.export(model.eval().requires_grad_(False), INPUTS[0]).module()
     assert isinstance(module, torch.fx.GraphModule)
     return quantize(module, Calibration(INPUTS), INPUTS, Settings(8))[0]
+
+
+def calls_of(program: ExportedProgram) -> int:
+    """How many calls of the delegate a program takes."""
+    from lvexport.converters.derived import for_xnnpack
+    from lvexport.converters.executorch import lowered
+    from lvexport.converters.quantization.forms import with_own_reading
+
+    return lowered(for_xnnpack(with_own_reading(program)))[1].calls
 
 
 def converted(target: str, program: ExportedProgram, out: Path) -> None:
@@ -115,6 +177,8 @@ OF: Mapping[str, tuple[type[Between], Function]] = {
     "mean of places": (Between, lambda a, b, far: F.avg_pool2d(a, 3, 1, 1)),
     "softmax": (Between, lambda a, b, far: torch.softmax(a, 1)),
     "maximum of places": (Between, lambda a, b, far: F.max_pool2d(a, 2)),
+    "nearest": (Between, lambda a, b, far: F.interpolate(a, scale_factor=2) + F.interpolate(b, size=32)),
+    "part": (Between, lambda a, b, far: a[:, 3:9]),
     "rounded up": (Between, lambda a, b, far: torch.ceil(a)),
 }
 
@@ -123,6 +187,42 @@ OF: Mapping[str, tuple[type[Between], Function]] = {
 @pytest.mark.parametrize(("form", "of"), OF.values(), ids=OF.keys())
 def test_artifacts_compute_it(form: type[Between], of: Function, target: str, tmp_path: Path) -> None:
     assert sqnr_db(target, form(of), tmp_path) > 50
+
+
+@pytest.mark.parametrize("target", ["tflite", "executorch"])
+@pytest.mark.parametrize("model", [Bands, Joined, Rows])
+def test_parts_and_wholes_are_right(model: type[nn.Module], target: str, tmp_path: Path) -> None:
+    assert sqnr_db(target, model(), tmp_path) > 35
+
+
+@pytest.mark.parametrize("model", [Bands(), Between(OF["nearest"][1]), Between(OF["part"][1])])
+def test_they_stay_in_one_call_of_the_delegate(model: nn.Module) -> None:
+    assert calls_of(rounded(model)) == 1
+
+
+def test_what_is_joined_for_layers_alone_is_rounded_once() -> None:
+    program = rounded(Joined())
+    (join,) = calls(program.graph_module, ATEN.cat.default)
+    (whole_grid,) = {user.args[1:] for user in join.users}
+    a, b, c = (given.args[1:] for given in join.all_input_nodes)
+    assert a == b == whole_grid
+    assert c != whole_grid
+
+
+@pytest.mark.parametrize("rank", [4, 5])
+def test_a_layer_over_single_rows_is_converted_in_floating_point(rank: int, tmp_path: Path) -> None:
+    from lvexport.converters.contract import Captured, Request, TensorSpec
+    from lvexport.converters.registry import CONVERTERS
+
+    shape = (*(1, 2, 3)[: rank - 2], 1, 16)
+    model, x = nn.Sequential(nn.Linear(16, 4, bias=False), nn.Tanh()).eval(), torch.rand(shape)
+    torch.export.save(torch.export.export(model, (x,)), tmp_path / "rows.pt2")
+    specs = (TensorSpec("x", shape, "float32"),), (TensorSpec("y", (*shape[:-1], 4), "float32"),)
+    converter, out = CONVERTERS["tflite"], tmp_path / "rows.tflite"
+    converter.convert(Captured(tmp_path / "rows.pt2", *specs), Request(converter.recipes["fp32"]), out)
+    session = RUNTIMES["tflite"].load(out, 1)
+    (found,) = session.run({session.inputs[0].name: x.numpy()}).values()
+    torch.testing.assert_close(torch.from_numpy(found), model(x).detach())
 
 
 @pytest.mark.parametrize("target", ["tflite", "executorch"])

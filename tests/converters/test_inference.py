@@ -556,6 +556,22 @@ def test_resizing_is_a_product_for_each_axis() -> None:
     torch.testing.assert_close(module(x), Resized()(x), rtol=1e-4, atol=1e-5)
 
 
+class Nearest(nn.Module):
+    """Nearest neighbours, of a whole factor and of others, and of a map that is too wide for products."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = nn.functional.interpolate(nn.functional.interpolate(x, scale_factor=2), size=(7, 200))
+        return nn.functional.interpolate(nn.functional.interpolate(y, (9, 100)), (4, 30), mode="nearest-exact")
+
+
+def test_nearest_neighbours_are_products_where_copying_takes_longer() -> None:
+    x = torch.randn(1, 2, 6, 7)
+    module = derived.rewritten(torch.export.export(Nearest(), (x,)), resizes.spell_nearest)
+    assert len(calls(module, *resizes.NEAREST)) == 1
+    assert len(calls(module, ATEN.linear.default)) == 6
+    torch.testing.assert_close(module(x), Nearest()(x), rtol=0, atol=0)
+
+
 class TakesOneToken(nn.Module):
     """A layer of whose output only the first token's is read, as of a class token."""
 
