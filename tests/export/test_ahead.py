@@ -21,7 +21,7 @@ from lvexport.errors import CellError
 from lvexport.jobs import ConvertJob, Limits
 from lvexport.pipeline import longest_first, look_ahead
 from lvexport.plan import Plan, cells
-from lvexport.processes import Family, Workshop, interruptible
+from lvexport.processes import SPINS, Family, Workshop, environment, interruptible
 from lvexport.source import resolve
 
 
@@ -135,3 +135,10 @@ def test_memory_of_what_a_cell_starts_counts_too() -> None:
         assert Family(process.pid).resident() > 2**28
         process.communicate(b"")
     assert Family(process.pid).resident() == 0
+
+
+def test_threads_that_wait_soon_sleep_unless_it_is_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    assert environment(Limits())["GOMP_SPINCOUNT"] == SPINS
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    assert environment(Limits())["GOMP_SPINCOUNT"] == "7"
