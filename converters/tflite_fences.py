@@ -93,7 +93,7 @@ def _edges(module: GraphModule) -> Iterator[tuple[Node, Node]]:
 
 def _is_joined(node: Node, rounding: list[Node]) -> bool:
     """Whether an operation is computed by integers, on the grid behind it."""
-    return node.target in _ON_ONE_GRID and len(rounding) == len(node.users) and not any(_regrids(node, rounding))
+    return node.target in _ON_ONE_GRID and len(rounding) == len(node.users) and not _regrids(node, rounding)
 
 
 def _is_own(given: Node) -> bool:
@@ -120,15 +120,14 @@ def _grid(user: Node) -> tuple[Any, ...] | None:
     return rounding[0].args[1:] if rounding and _is_joined(user, rounding) else None
 
 
-def _regrids(node: Node, rounding: list[Node]) -> Iterator[bool]:
-    """For each rounded number that an operation is given, whether it would be given another grid where it is made.
+def _regrids(node: Node, rounding: list[Node]) -> bool:
+    """Whether a rounded number that an operation is given would be given another grid where it is made.
 
     That is so where nothing else takes it, as what is made on the grid behind needs no second rounding.
     """
-    for given in filter(_is_rounded, node.all_input_nodes):
-        reading = _reading(given)
-        alone = len(reading.args[0].users) == 1  # type: ignore[union-attr]
-        yield alone and any(reading.args[1:] != user.args[1:] for user in rounding)
+    readings = [_reading(given) for given in node.all_input_nodes if _is_rounded(given)]
+    alone = [reading for reading in readings if len(reading.args[0].users) == 1]  # type: ignore[union-attr]
+    return any(reading.args[1:] != user.args[1:] for reading in alone for user in rounding)
 
 
 def without_fences(model: Any, kind: int) -> None:

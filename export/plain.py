@@ -63,10 +63,9 @@ def _writes(node: Node) -> bool:
 
 def _owner(node: Node) -> Node:
     """The tensor that a node is a view of, as far as nothing else takes it: where it lies, only the views are read."""
-    while shares(node) and isinstance(source := node.args[0], Node) and len(source.users) == 1:
-        if source.op != "call_function":
-            break
-        node = source
+    source = node.args[0] if shares(node) else None
+    while isinstance(source, Node) and source.op == "call_function" and len(source.users) == 1:
+        node, source = source, source.args[0] if shares(source) else None
     return node
 
 

@@ -100,15 +100,21 @@ def flatten_single_rows(module: GraphModule) -> None:
     for node in filter(is_over_single_rows, calls(module, ATEN.linear.default)):
         source: Node = node.args[0]  # type: ignore[assignment]
         flat = call(node, ATEN.reshape.default, source, [-1, shape(source)[-1]])
-        layer, last = call(node, ATEN.linear.default, _again(flat, source, node), *node.args[1:]), output(node)
-        if last is not node:
-            layer = call(last, last.target, layer, *last.args[1:])  # type: ignore[arg-type]
+        layer, last = _over(_again(flat, source, node), node)
         rounding = next(iter(last.users), None)
         if rounding is not None and rounding.target is QUANTIZED.quantize_per_tensor.default:
             layer = call(last, QUANTIZED.quantize_per_tensor.default, layer, *rounding.args[1:])
             layer = call(last, QUANTIZED.dequantize_per_tensor.default, layer, *rounding.args[1:])
         replace(last, call(last, ATEN.reshape.default, layer, list(shape(last))))
     prune(module)
+
+
+def _over(flat: Node, node: Node) -> tuple[Node, Node]:
+    """A linear layer over a matrix, with what clips it, and what it stands for: the last node of the old one."""
+    layer, last = call(node, ATEN.linear.default, flat, *node.args[1:]), output(node)
+    if last is not node:
+        layer = call(last, last.target, layer, *last.args[1:])  # type: ignore[arg-type]
+    return layer, last
 
 
 def _again(view: Node, source: Node, before: Node) -> Node:
@@ -129,9 +135,7 @@ def _flatten(node: Node) -> None:
         flat = call(node, source.target, flat, *source.args[1:])
     else:
         flat = call(node, ATEN.reshape.default, source, wide)
-    layer, last = call(node, ATEN.linear.default, flat, *node.args[1:]), output(node)
-    if last is not node:
-        layer = call(last, last.target, layer, *last.args[1:])  # type: ignore[arg-type]
+    layer, last = _over(flat, node)
     for user in [u for u in last.users if u.target is QUANTIZED.quantize_per_tensor.default]:
         integers = call(user, user.target, layer, *user.args[1:])  # type: ignore[arg-type]
         replace(user, call(user, ATEN.reshape.default, integers, list(shape(last))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch.export import ExportedProgram
 from torch.nn import functional as F
 
 from lvexport.converters import tflite_edits as edits
-from lvexport.converters.contract import ConversionError
+from lvexport.converters.contract import ConversionError, Delegation
 from lvexport.converters.quantization.forms import flatten_layers
 from lvexport.converters.quantization.quantize import Calibration, quantize
 from lvexport.converters.quantization.settings import Settings
@@ -127,13 +128,13 @@ def rounded(model: nn.Module) -> ExportedProgram:
     return quantize(module, Calibration(INPUTS), INPUTS, Settings(8))[0]
 
 
-def calls_of(program: ExportedProgram) -> int:
-    """How many calls of the delegate a program takes."""
+def handed_over(program: ExportedProgram) -> tuple[Any, Delegation]:
+    """A program with what XNNPACK takes handed to it."""
     from lvexport.converters.derived import for_xnnpack
     from lvexport.converters.executorch import lowered
     from lvexport.converters.quantization.forms import with_own_reading
 
-    return lowered(for_xnnpack(with_own_reading(program)))[1].calls
+    return lowered(for_xnnpack(with_own_reading(program)))
 
 
 def converted(target: str, program: ExportedProgram, out: Path) -> None:
@@ -142,11 +143,7 @@ def converted(target: str, program: ExportedProgram, out: Path) -> None:
 
         write_layers(program, out, floats=True)
         return
-    from lvexport.converters.derived import for_xnnpack
-    from lvexport.converters.executorch import lowered
-    from lvexport.converters.quantization.forms import with_own_reading
-
-    out.write_bytes(lowered(for_xnnpack(with_own_reading(program)))[0].to_executorch().buffer)
+    out.write_bytes(handed_over(program)[0].to_executorch().buffer)
 
 
 def sqnr_db(target: str, model: nn.Module, folder: Path) -> float:
@@ -197,7 +194,7 @@ def test_parts_and_wholes_are_right(model: type[nn.Module], target: str, tmp_pat
 
 @pytest.mark.parametrize("model", [Bands(), Between(OF["nearest"][1]), Between(OF["part"][1])])
 def test_they_stay_in_one_call_of_the_delegate(model: nn.Module) -> None:
-    assert calls_of(rounded(model)) == 1
+    assert handed_over(rounded(model))[1].calls == 1
 
 
 def test_what_is_joined_for_layers_alone_is_rounded_once() -> None:
