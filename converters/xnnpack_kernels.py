@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from executorch.backends.xnnpack._passes.channels_last_tagged_reshape_pass import ChannelsLastTaggedReshapePass
 from executorch.backends.xnnpack.operators.node_visitor import NodeVisitor, get_node_visitors, register_node_visitor
 from executorch.backends.xnnpack.operators.quant_params import QuantParams
 from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
@@ -66,6 +67,8 @@ _OF_ONE_GRID = (
 
 CONVERT = exir_ops.edge.lvexport.convert.default
 READ = exir_ops.edge.quantized_decomposed.dequantize_per_tensor.default
+PERMUTE = exir_ops.edge.aten.permute_copy.default
+TO_COPY = exir_ops.edge.aten._to_copy.default
 COPY = exir_ops.edge.dim_order_ops._to_dim_order_copy.default
 
 
@@ -142,11 +145,55 @@ class Convert(NodeVisitor):  # type: ignore[misc]
         xnn_graph.xnodes.append(XNode(xnode_union=call, debug_handle=debug_handle))
 
 
-_AsExecuTorch = type(get_node_visitors(None, {}, None)["aten.convolution.default"])  # its module has no name for it
+_WRITERS = get_node_visitors(None, {}, None)  # their modules have no names for them
+_Convolution, _Permute, _Layout = (
+    type(_WRITERS[name]) for name in ("aten.convolution.default", "aten.permute_copy.default", "aten._to_copy.default")
+)
+_IN_ORDER = {  # a permutation of a map, and the change of layout behind it after which all lies as it lay before
+    (True, (0, 2, 3, 1)): torch.contiguous_format,
+    (False, (0, 3, 1, 2)): torch.channels_last,
+}
 
 
 @register_node_visitor
-class Convolution(_AsExecuTorch):  # type: ignore[misc, valid-type]
+class Permute(_Permute):  # type: ignore[misc, valid-type]
+    """Writes no permutation where what takes it reads the numbers in the order in which they lay before."""
+
+    def define_node(self, node: Any, xnn_graph: Any, vals_to_ids: dict[Any, int], debug_handle: int) -> None:
+        if not _is_in_order(node, self.external_ids):
+            super().define_node(node, xnn_graph, vals_to_ids, debug_handle)
+
+
+@register_node_visitor
+class Layout(_Layout):  # type: ignore[misc, valid-type]
+    """Writes a change between maps with channels first and last, but for those that only undo a permutation."""
+
+    def define_node(self, node: Any, xnn_graph: Any, vals_to_ids: dict[Any, int], debug_handle: int) -> None:
+        given = node.args[0]
+        if given.target is PERMUTE and _is_in_order(given, self.external_ids):
+            vals_to_ids[node] = vals_to_ids[given.args[0]]
+        else:
+            super().define_node(node, xnn_graph, vals_to_ids, debug_handle)
+
+
+def _is_in_order(permute: Any, external: Any) -> bool:
+    """Whether a permutation and the change of layout behind it move no numbers, and nothing but such takes it."""
+    source, order = permute.args[0], tuple(axis % len(permute.args[1]) for axis in permute.args[1])
+    is_last = bool(permute.meta.get(ChannelsLastTaggedReshapePass.XNN_NHWC_NODE, False))
+    wanted = _IN_ORDER.get((is_last, order))
+    return wanted is not None and not is_dequant(source) and all(_is_layout(u, wanted, external) for u in permute.users)
+
+
+def _is_layout(node: Any, wanted: torch.memory_format, external: Any) -> bool:
+    return (
+        node.target is TO_COPY
+        and node.kwargs.get("memory_format", torch.contiguous_format) is wanted
+        and node not in external
+    )
+
+
+@register_node_visitor
+class Convolution(_Convolution):  # type: ignore[misc, valid-type]
     """Writes a convolution with weights and biases as they are, where ExecuTorch writes those in half precision as
     single: the same numbers in twice the bytes. XNNPACK's transposed convolutions take no others.
     """

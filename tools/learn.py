@@ -6,7 +6,9 @@ family's row where it costs none of the family's other networks named here more 
 of it when the rewrites that cost them most are taken away. The row of networks that are of no family is what all
 families' rows have in common, as far as it costs none of the networks here anything.
 
-What has been measured is in runs/learn and is not measured again. ``--write`` only writes the table anew; targets may
+``--add`` searches nothing: it measures the rows of the table with the rewrites named beside these rows without, and
+none, and keeps them where no network of the family loses. What has been measured is in runs/learn and is not measured
+again. ``--write`` only writes the table anew; targets may
 be named.
 """
 
@@ -145,12 +147,34 @@ def learn(cell: Cell, family: str, folder: Path, rounds: int = 1) -> dict[str, A
     return row(cell, (), {})
 
 
+def extend(cell: Cell, family: str, folder: Path, more: Names) -> dict[str, Any] | None:
+    """The family's row with more rewrites, and what it brings. None where that takes longer for one of its networks."""
+    row_now = default(cell.target, cell.recipe, family)
+    names = tuple(name for name in REWRITES if name in {*row_now, *more})
+    networks = {}
+    for name in FAMILIES[family]:
+        made = search(Here(folder), cell, name)
+        sets = [(), row_now, names]
+        if None in map(made.make, sets):
+            return None
+        _, before, after = made.ratios(sets, ROUNDS)
+        networks[name] = told(after)
+        say(f"{cell.label} {family} {name}", f"{told(before)} {told(after)}")
+        if statistics.median(after) > min(1, statistics.median(before)):
+            return None
+    return row(cell, names, networks)
+
+
 def compare(made: Search, names: Names) -> dict[str, Any]:
     """Time with the rewrites over time without, or operators where they are counted."""
     made.make(())
     if made.make(names) is None:
         return {"ratio": float("inf"), "spread": [float("inf")] * 2}
-    ratios = made.ratios([(), names], ROUNDS)[1]
+    return told(made.ratios([(), names], ROUNDS)[1])
+
+
+def told(ratios: Sequence[float]) -> dict[str, Any]:
+    """Their median, least and largest."""
     return {"ratio": round(statistics.median(ratios), 3), "spread": [round(f(ratios), 3) for f in (min, max)]}
 
 
@@ -200,6 +224,20 @@ def measure(target: str, rounds: int) -> None:
             path.write_text(json.dumps(found, indent=1))
 
 
+def measure_more(target: str, more: Names) -> None:
+    """Keep each row of one target with more rewrites where that pays, in this process."""
+    for recipe in TARGETS[target]:
+        (cell,) = cells([target], [recipe], {})
+        for family in FAMILIES:
+            path = kept(target, recipe, family)
+            if path.exists():
+                continue
+            with tempfile.TemporaryDirectory(prefix="lvexport-") as scratch:
+                found = extend(cell, family, Path(scratch), more)
+            if found is not None:
+                path.write_text(json.dumps(found, indent=1))
+
+
 def write() -> None:
     """Put every row that was learned into the table; the others stay."""
     document = json.loads(TABLE.read_text())
@@ -228,15 +266,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.learn")
     parser.add_argument("targets", nargs="*", default=list(TARGETS), help="those to learn for")
     parser.add_argument("--rounds", type=int, default=1, help="of single changes in each search")
+    parser.add_argument("--add", nargs="+", default=[], choices=list(REWRITES), help="to each row, where that pays")
     parser.add_argument("--write", action="store_true", help="only write the table anew")
     parser.add_argument("--here", action="store_true", help="measure in this process and write no table")
     given = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
     for target in () if given.write else given.targets:
-        if given.here:
+        if given.here and given.add:
+            measure_more(target, tuple(given.add))
+        elif given.here:
             measure(target, given.rounds)
         else:  # converters do not all bear each other in one process
             line = [sys.executable, "-m", "tools.learn", "--here", "--rounds", str(given.rounds), target]
+            line += ["--add", *given.add] if given.add else []
             subprocess.run(line, cwd=ROOT, check=True)
     if not given.here:
         write()

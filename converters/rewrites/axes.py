@@ -77,6 +77,19 @@ def permuted(view: View, order: list[int]) -> View:
     return replace(view, dimensions=tuple(view.dimensions[i] for i in order))
 
 
+def relaid(view: View, source: tuple[int, ...], order: tuple[int, ...]) -> View:
+    """The same view of a source whose dimensions lie in another order. It is to read all of the source."""
+    before = [prod(source[axis + 1 :]) for axis in range(len(source))]
+    after = {axis: prod(source[i] for i in order[place + 1 :]) for place, axis in enumerate(order)}
+
+    def moved(atom: Atom) -> Atom:
+        size, stride = atom  # of one dimension, for a view is made by cutting these
+        axis = next(i for i in order if before[i] <= stride < before[i] * source[i])
+        return size, stride // before[axis] * after[axis]
+
+    return View(tuple(tuple(map(moved, dimension)) for dimension in view.dimensions))
+
+
 def selected(view: View, axis: int, index: int) -> View:
     """One position along an axis, which is gone then."""
     offset = view.offset

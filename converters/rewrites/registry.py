@@ -19,7 +19,7 @@ class Rewrite:
 
     ``function``: ``module.function`` in this package. ``squares``: it writes out squares and their means, which leave
     the range of half precision where the operation that it replaces does not. ``but_for``: the targets whose
-    converter writes out the same squares by itself.
+    converter writes out the same squares by itself. ``rounded``: it is for programs with rounded layers as well.
     """
 
     name: str
@@ -27,9 +27,15 @@ class Rewrite:
     function: str
     squares: bool = False
     but_for: tuple[str, ...] = ()
+    rounded: bool = True
 
     def suits(self, target: str, recipe: Recipe) -> bool:
-        """Whether it squares no numbers where half precision would hold them and does not hold them already."""
+        """Whether it squares no numbers where half precision would hold them and does not hold them already.
+
+        And, for programs with rounded layers, whether it is for those.
+        """
+        if recipe.weights is not None and not self.rounded:
+            return False
         return recipe.squares or not self.squares or target in self.but_for
 
     def apply(self, module: GraphModule) -> None:
@@ -76,5 +82,7 @@ REWRITES = {
         Rewrite("means", "means over maps and tokens in the form that delegates take", "means.spell_means"),
         Rewrite("products", "stacks of matrix products over one batch dimension", "attention.batch_products"),
         Rewrite("flat-views", "permutations of no more than four dimensions", "views.compose_flat_views"),
+        # Integers have one program for all targets, also for those whose maps have channels first.
+        Rewrite("channels-last", "views of maps as they lie, channels last", "maps.keep_channels_last", rounded=False),
     )
 }
