@@ -171,6 +171,7 @@ class Layout(_Layout):  # type: ignore[misc, valid-type]
     def define_node(self, node: Any, xnn_graph: Any, vals_to_ids: dict[Any, int], debug_handle: int) -> None:
         given = node.args[0]
         if given.target is PERMUTE and _is_in_order(given, self.external_ids):
+            self.define_tensor(given.args[0], xnn_graph, vals_to_ids)  # which may be what the delegate is given
             vals_to_ids[node] = vals_to_ids[given.args[0]]
         else:
             super().define_node(node, xnn_graph, vals_to_ids, debug_handle)

@@ -123,6 +123,26 @@ def test_xnnpack_moves_a_map_no_more_than_its_views_do(
     assert counted["XNNStaticTranspose"] == transposes
 
 
+class Photograph(nn.Module):
+    """A network that is given and gives pictures with channels last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("names", [[], NAMES])
+def test_pictures_with_channels_last_are_taken_as_they_are(names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    x, network = torch.randn(1, 8, 6, 3), Photograph().requires_grad_(False).eval()
+    counted, got = lowered(rewritten(network, x, names), x, monkeypatch)
+    assert sqnr_db(network(x).numpy(), got.numpy()) > 110
+    assert counted["XNNStaticTranspose"] == 2
+
+
 @pytest.mark.parametrize("order", [(0, 3, 2, 1), (0, 2, 1, 3), (0, 3, 1, 2)])
 @pytest.mark.parametrize("planted", [False, True])
 def test_other_permutations_are_written(order: tuple[int, ...], planted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
