@@ -8,8 +8,7 @@ families' rows have in common, as far as it costs none of the networks here anyt
 
 ``--add`` searches nothing: it measures the rows of the table with the rewrites named beside these rows without, and
 none, and keeps them where no network of the family loses. What has been measured is in runs/learn and is not measured
-again. ``--write`` only writes the table anew; targets may
-be named.
+again. ``--write`` only writes the table anew; targets may be named.
 """
 
 from __future__ import annotations
@@ -207,8 +206,8 @@ def kept(target: str, recipe: str, family: str) -> Path:
     return WORK / f"{target}-{recipe}-{family}.json"
 
 
-def measure(target: str, rounds: int) -> None:
-    """Learn all rows of one target that are not there yet, in this process."""
+def measure(target: str, rounds: int, more: Names) -> None:
+    """Learn all rows of one target that are not there yet, in this process; with ``more``, those that this betters."""
     for recipe in TARGETS[target]:
         (cell,) = cells([target], [recipe], {})
         for family in (*FAMILIES, OTHERS):
@@ -216,26 +215,19 @@ def measure(target: str, rounds: int) -> None:
             if path.exists():
                 continue
             with tempfile.TemporaryDirectory(prefix="lvexport-") as scratch:
-                if family == OTHERS:
-                    rows = [json.loads(kept(target, recipe, f).read_text()) for f in FAMILIES]
-                    found = learn_others(cell, rows, Path(scratch))
-                else:
-                    found = learn(cell, family, Path(scratch), rounds)
-            path.write_text(json.dumps(found, indent=1))
-
-
-def measure_more(target: str, more: Names) -> None:
-    """Keep each row of one target with more rewrites where that pays, in this process."""
-    for recipe in TARGETS[target]:
-        (cell,) = cells([target], [recipe], {})
-        for family in FAMILIES:
-            path = kept(target, recipe, family)
-            if path.exists():
-                continue
-            with tempfile.TemporaryDirectory(prefix="lvexport-") as scratch:
-                found = extend(cell, family, Path(scratch), more)
+                found = found_for(cell, family, Path(scratch), rounds, more)
             if found is not None:
                 path.write_text(json.dumps(found, indent=1))
+
+
+def found_for(cell: Cell, family: str, folder: Path, rounds: int, more: Names) -> dict[str, Any] | None:
+    """One row; None where it stays as it is."""
+    if more:
+        return None if family == OTHERS else extend(cell, family, folder, more)
+    if family == OTHERS:
+        rows = [json.loads(kept(cell.target, cell.recipe, f).read_text()) for f in FAMILIES]
+        return learn_others(cell, rows, folder)
+    return learn(cell, family, folder, rounds)
 
 
 def write() -> None:
@@ -266,19 +258,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.learn")
     parser.add_argument("targets", nargs="*", default=list(TARGETS), help="those to learn for")
     parser.add_argument("--rounds", type=int, default=1, help="of single changes in each search")
-    parser.add_argument("--add", nargs="+", default=[], choices=list(REWRITES), help="to each row, where that pays")
+    parser.add_argument(
+        "--add", action="append", default=[], choices=list(REWRITES), help="to each row, where that pays"
+    )
     parser.add_argument("--write", action="store_true", help="only write the table anew")
     parser.add_argument("--here", action="store_true", help="measure in this process and write no table")
     given = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
     for target in () if given.write else given.targets:
-        if given.here and given.add:
-            measure_more(target, tuple(given.add))
-        elif given.here:
-            measure(target, given.rounds)
+        if given.here:
+            measure(target, given.rounds, tuple(given.add))
         else:  # converters do not all bear each other in one process
             line = [sys.executable, "-m", "tools.learn", "--here", "--rounds", str(given.rounds), target]
-            line += ["--add", *given.add] if given.add else []
+            line += [f"--add={name}" for name in given.add]
             subprocess.run(line, cwd=ROOT, check=True)
     if not given.here:
         write()

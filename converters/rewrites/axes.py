@@ -7,13 +7,14 @@ MobileViT, for instance, which takes five operations to write, is one order of f
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
-from lvexport.converters.rewrites.graph import ATEN, arguments, call, is_tensor, shape
+from lvexport.converters.rewrites.graph import ATEN, arguments, call, calls, is_tensor, shape
 
 MOST_DIMENSIONS = 6  # that XNNPACK transposes (XNN_MAX_TENSOR_DIMS in xnnpack.h)
 Atom = tuple[int, int]  # size, stride in the source
@@ -222,6 +223,13 @@ def chain(node: Node) -> Chain:
         else:
             view = following
     return Chain(source, view, tuple(behind[first:]))
+
+
+def chains(module: GraphModule) -> Iterator[tuple[Node, Chain]]:
+    """The chains of views by the nodes that end them, which may be replaced on the way."""
+    for node in calls(module, *VIEWS):
+        if not all(user.target in VIEWS for user in node.users):
+            yield node, chain(node)
 
 
 def merged(atoms: Dimension) -> Dimension:

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch.fx import GraphModule, Node
 
-from lvexport.converters.rewrites import axes
+from lvexport.converters.rewrites import axes, layers
 from lvexport.converters.rewrites.graph import ATEN, call, calls, is_call, is_tensor, prune, replace, shape
-from lvexport.converters.rewrites.views import FLAT
+from lvexport.converters.rewrites.views import BROADCASTING, FLAT
 
 LAST, FIRST = (0, 2, 3, 1), (0, 3, 1, 2)  # the orders that put the channels of a map last, and back
 _ON_MAPS = (
@@ -21,20 +21,14 @@ _ON_MAPS = (
 )
 # Operations that give their numbers in the order that they are given them in.
 _ANY_ORDER = (
-    ATEN.relu.default,
-    ATEN.relu6.default,
-    ATEN.hardtanh.default,
+    *layers.CLIPS,
+    *BROADCASTING,
     ATEN.hardswish.default,
     ATEN.hardsigmoid.default,
     ATEN.sigmoid.default,
     ATEN.silu.default,
     ATEN.gelu.default,
     ATEN.tanh.default,
-    ATEN.add.Tensor,
-    ATEN.sub.Tensor,
-    ATEN.mul.Tensor,
-    ATEN.div.Tensor,
-    ATEN.maximum.default,
     ATEN.minimum.default,
     ATEN.clamp.default,
     ATEN.cat.default,
@@ -48,10 +42,7 @@ def keep_channels_last(module: GraphModule) -> None:
     lies, and MobileViT's patches are blocks of its rows. Where channels would move even so, views stay as they are.
     """
     given, taken = _given_as_maps(module), _taken_as_maps(module)
-    for node in calls(module, *axes.VIEWS):
-        if all(user.target in axes.VIEWS for user in node.users):
-            continue  # the end of the chain does it
-        found = axes.chain(node)
+    for node, found in axes.chains(module):
         after_map = found.source in given
         before_map = node in taken and _is_map(node)
         if found.steps and (after_map or before_map):
@@ -86,7 +77,7 @@ def _move_behind(node: Node) -> None:
     moved = {x: before for x in operands if (before := _before_channels_first(x)) is not None}
     if node.target is ATEN.cat.default or not moved:
         return
-    if not all(x in moved or (len(shape(x)) == len(FIRST) and max(shape(x)[2:]) == 1) for x in operands):
+    if any(x not in moved and _has_places(x) for x in operands):
         return
     last = {x: moved[x] if x in moved else _channels_last(node, x) for x in operands}
     arguments = [last[x] if isinstance(x, Node) else x for x in node.args]
@@ -118,12 +109,17 @@ def _channels_last(before: Node, x: Node) -> Node:
 
 def _is_map(node: Node) -> bool:
     """Whether a tensor has the dimensions of a map, of several channels and places."""
-    return is_tensor(node) and len(shape(node)) == len(LAST) and shape(node)[1] > 1 and max(shape(node)[2:]) > 1
+    return is_tensor(node) and len(shape(node)) == len(LAST) and shape(node)[1] > 1 and _has_places(node)
+
+
+def _has_places(x: Node) -> bool:
+    """Whether a tensor is anything but a map of a single place."""
+    return len(shape(x)) != len(LAST) or max(shape(x)[2:]) > 1
 
 
 def _operands(node: Node) -> list[Node]:
     """The tensors that a node reads place by place; what is the same at all places has no order."""
-    return [x for x in node.all_input_nodes if is_tensor(x) and (len(shape(x)) != len(LAST) or max(shape(x)[2:]) > 1)]
+    return [x for x in node.all_input_nodes if is_tensor(x) and _has_places(x)]
 
 
 def _given_as_maps(module: GraphModule) -> set[Node]:

@@ -34,9 +34,8 @@ class Rewrite:
 
         And, for programs with rounded layers, whether it is for those.
         """
-        if recipe.weights is not None and not self.rounded:
-            return False
-        return recipe.squares or not self.squares or target in self.but_for
+        may_square = recipe.squares or not self.squares or target in self.but_for
+        return may_square and (self.rounded or recipe.weights is None)
 
     def apply(self, module: GraphModule) -> None:
         """Change the module in place. Loads torch."""

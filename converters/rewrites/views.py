@@ -10,7 +10,7 @@ from lvexport.converters.rewrites import axes, layers
 from lvexport.converters.rewrites.graph import ATEN, call, calls, is_call, prune, replace, shape
 
 # Operations that read an operand of one position again for each of the other's.
-_BROADCASTING = (ATEN.add.Tensor, ATEN.sub.Tensor, ATEN.mul.Tensor, ATEN.div.Tensor, ATEN.maximum.default)
+BROADCASTING = (ATEN.add.Tensor, ATEN.sub.Tensor, ATEN.mul.Tensor, ATEN.div.Tensor, ATEN.maximum.default)
 _EXPANSIONS = (ATEN.expand.default, ATEN.expand_as.default, ATEN.repeat.default)
 FLAT = 4  # dimensions of a permutation for which every runtime has a fast kernel
 
@@ -52,15 +52,12 @@ def _leave_out(expansion: Node) -> None:
     repeated = any(a not in (b, 1) for a, b in zip(before[::-1], after[::-1], strict=False))
     for user in list(expansion.users):
         operands = [a for a in user.args[:2] if isinstance(a, Node) and a is not expansion]
-        if is_call(user, *_BROADCASTING) and not repeated and any(shape(o) == shape(user) for o in operands):
+        if is_call(user, *BROADCASTING) and not repeated and any(shape(o) == shape(user) for o in operands):
             user.replace_input_with(expansion, source)
 
 
 def _compose(module: GraphModule, rank: int, shorten: bool = True) -> None:
-    for node in calls(module, *axes.VIEWS):
-        if all(user.target in axes.VIEWS for user in node.users):
-            continue  # the end of the chain does it
-        found = axes.chain(node)
+    for node, found in axes.chains(module):
         shorter = shorten and axes.length(shape(found.source), found.view, rank) < len(found.steps)
         if found.steps and (shorter or found.rank > rank):
             replace(node, axes.emit(node, found.source, found.view, rank))
