@@ -63,11 +63,15 @@ def reproducible(program: Any) -> Any:
     coreai-core appends letters drawn at random to the name of a graph that stands for one operation, such as a layer
     normalisation, and keeps the plain name as the attribute ``template_op`` (coreai/authoring/graph_builder.py). Its
     compiler names a constant after a hash that is seeded anew in each process. Numbers take the place of both.
+
+    coreai-torch gives each operation a number for its debugging tools, some 50 bytes each, which are 6 % of a small
+    network in integers. Programs that are built with coreai itself have none.
     """
     from coreai._compiler.ir import Module
 
     module = program._module._mlir_module
     number_graphs(module)
+    forget_places(module)
     text = module.operation.get_asm(print_generic_op_form=True, enable_debug_info=True)
     numbers: dict[str, int] = {}
     renamed = _CONSTANT.sub(lambda found: f"constant_{numbers.setdefault(found[1], len(numbers))}", text)
@@ -83,6 +87,22 @@ def number_graphs(module: Any) -> None:
             old, new = SymbolTable.get_symbol_name(graph).value, f"{graph.attributes['template_op'].value}_{i}"
             SymbolTable.replace_all_symbol_uses(old, new, module.operation)
             SymbolTable.set_symbol_name(graph, new)
+
+
+def forget_places(module: Any) -> None:
+    """Take out where operations and what they are given come from."""
+    from coreai._compiler._mlir_libs._coreaiIR._bindings.mlir import set_block_arg_location, set_op_location
+    from coreai._compiler.ir import Location, WalkResult
+
+    unknown = Location.unknown(context=module.context)
+
+    def forget(operation: Any) -> Any:
+        set_op_location(operation, unknown)
+        for argument in (argument for region in operation.regions for block in region for argument in block.arguments):
+            set_block_arg_location(argument, unknown)
+        return WalkResult.ADVANCE
+
+    module.operation.walk(forget)
 
 
 def undate(asset: Path) -> None:

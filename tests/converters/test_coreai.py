@@ -65,6 +65,16 @@ def test_neither_day_nor_machine_is_in_the_asset(twice: list[tuple[Path, str]]) 
             assert b"site-packages" not in content
 
 
+def test_operations_are_not_numbered_for_debugging(twice: list[tuple[Path, str]]) -> None:
+    from lvexport.validation.runtimes.coreai import open_asset
+
+    for asset in twice[0][0].glob("*.aimodel"):
+        opened = open_asset(asset)
+        text = opened.program._module._mlir_module.operation.get_asm(enable_debug_info=True)
+        assert "coreai.graph" in text
+        assert "op_id" not in text
+
+
 def test_the_interface_is_that_of_the_program(twice: list[tuple[Path, str]]) -> None:
     import numpy as np
 
