@@ -20,7 +20,7 @@ from lvexport.converters.rewrites.activations import (
 )
 from lvexport.converters.rewrites.attention import spell_odd_attention
 from lvexport.converters.rewrites.graph import ATEN, arguments, call, calls, is_call, replace, say, shape
-from lvexport.converters.rewrites.norms import spell_rms_norms
+from lvexport.converters.rewrites.norms import spell_fused_rms_norms, spell_rms_norms
 from lvexport.converters.rewrites.resizes import RESIZES, spell_nearest, spell_resizes
 from lvexport.converters.rewrites.views import limit_views
 
@@ -69,9 +69,10 @@ def name_strides(module: torch.fx.GraphModule) -> None:
 def for_onnx(program: ExportedProgram) -> ExportedProgram:
     """The same program in the form that torch's exporter to ONNX takes; itself where it is in that form."""
     attention = program.graph.find_nodes(op="call_function", target=torch.ops.aten.scaled_dot_product_attention.default)
-    if all(len(node.meta["val"].shape) == 4 for node in attention):
+    norms = program.graph.find_nodes(op="call_function", target=torch.ops.aten.rms_norm.default)
+    if not norms and all(len(node.meta["val"].shape) == 4 for node in attention):
         return program
-    return torch.export.export(rewritten(program, spell_odd_attention), examples(program))
+    return torch.export.export(rewritten(program, spell_odd_attention, spell_fused_rms_norms), examples(program))
 
 
 def for_core_ai(program: ExportedProgram) -> ExportedProgram:

@@ -37,6 +37,7 @@ class Onnx:
         import torch
 
         from lvexport.converters.derived import for_onnx
+        from lvexport.converters.onnx_norms import with_factors
         from lvexport.converters.onnx_weights import strip, unsign, with_integers, with_transposed
 
         program = for_onnx(captured.program())
@@ -60,8 +61,8 @@ class Onnx:
             if request.recipe.activations == EIGHT:
                 unsign(model)
         else:
-            model, remark = simplify(exported.model_proto, captured)
-            remarks = [remark]
+            simplified, remark = simplify(exported.model_proto, captured)
+            model, remarks = with_factors(simplified), [remark]
         if request.recipe.name == "fp16":
             model = halve(model)
         if weights is not None and not static:

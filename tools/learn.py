@@ -6,9 +6,9 @@ family's row where it costs none of the family's other networks named here more 
 of it when the rewrites that cost them most are taken away. The row of networks that are of no family is what all
 families' rows have in common, as far as it costs none of the networks here anything.
 
-``--add`` searches nothing: it measures the rows of the table with the rewrites named beside these rows without, and
-none, and keeps them where no network of the family loses. What has been measured is in runs/learn and is not measured
-again. ``--write`` only writes the table anew; targets may be named.
+``--add`` searches nothing: it measures the rows of the table with the rewrites named, and without those of ``--drop``,
+beside these rows as they are, and none, and keeps them where no network of the family loses. What has been measured is
+in runs/learn and is not measured again. ``--write`` only writes the table anew; targets and families may be named.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ FAMILIES = {
     "efficientformer": ("efficientformer_l1", "efficientformer_nano"),
     "efficientformerv2": ("efficientformerv2_s0", "efficientformerv2_s1"),
 }
+NETWORKS = tuple(name for members in FAMILIES.values() for name in members)
 TARGETS = {
     "tflite": ("fp32",),
     "onnx": ("fp32", "fp16"),
@@ -146,22 +147,40 @@ def learn(cell: Cell, family: str, folder: Path, rounds: int = 1) -> dict[str, A
     return row(cell, (), {})
 
 
-def extend(cell: Cell, family: str, folder: Path, more: Names) -> dict[str, Any] | None:
-    """The family's row with more rewrites, and what it brings. None where that takes longer for one of its networks."""
+@dataclass(frozen=True)
+class Change:
+    """Rewrites that a row is to be given, and such that it is to lose."""
+
+    more: Names = ()
+    fewer: Names = ()
+
+    def of(self, names: Names) -> Names:
+        return tuple(name for name in REWRITES if name in {*names, *self.more} - {*self.fewer})
+
+
+def alter(cell: Cell, family: str, folder: Path, change: Change) -> dict[str, Any] | None:
+    """The family's row so changed, and what it brings to the networks whose artifacts it changes.
+
+    None where there is none, or where it takes longer for one. Networks of no family are those of all families.
+    """
     row_now = default(cell.target, cell.recipe, family)
-    names = tuple(name for name in REWRITES if name in {*row_now, *more})
-    networks = {}
-    for name in FAMILIES[family]:
+    names = change.of(row_now)
+    networks: dict[str, Any] = {}
+    if not {*names} <= {*tuning.allowed(cell)}:
+        return None
+    for name in FAMILIES.get(family, NETWORKS):
         made = search(Here(folder), cell, name)
         sets = [(), row_now, names]
         if None in map(made.make, sets):
             return None
+        if made.digests[names] == made.digests[row_now]:
+            continue
         _, before, after = made.ratios(sets, ROUNDS)
         networks[name] = told(after)
         say(f"{cell.label} {family} {name}", f"{told(before)} {told(after)}")
         if statistics.median(after) > min(1, statistics.median(before)):
             return None
-    return row(cell, names, networks)
+    return row(cell, names, networks) if networks else None
 
 
 def compare(made: Search, names: Names) -> dict[str, Any]:
@@ -195,7 +214,7 @@ def learn_others(cell: Cell, rows: Sequence[dict[str, Any]], folder: Path) -> di
     if not names:
         return row(cell, names, {})
     networks = {}
-    for name in (name for members in FAMILIES.values() for name in members):
+    for name in NETWORKS:
         networks[name] = compare(search(Here(folder), cell, name), names)
         if networks[name]["ratio"] > 1:
             return row(cell, (), {})
@@ -206,24 +225,24 @@ def kept(target: str, recipe: str, family: str) -> Path:
     return WORK / f"{target}-{recipe}-{family}.json"
 
 
-def measure(target: str, rounds: int, more: Names) -> None:
-    """Learn all rows of one target that are not there yet, in this process; with ``more``, those that this betters."""
+def measure(target: str, families: Sequence[str], rounds: int, change: Change) -> None:
+    """Learn the rows of one target that are not there yet, in this process; with a change, those that this betters."""
     for recipe in TARGETS[target]:
         (cell,) = cells([target], [recipe], {})
-        for family in (*FAMILIES, OTHERS):
+        for family in families:
             path = kept(target, recipe, family)
             if path.exists():
                 continue
             with tempfile.TemporaryDirectory(prefix="lvexport-") as scratch:
-                found = found_for(cell, family, Path(scratch), rounds, more)
+                found = found_for(cell, family, Path(scratch), rounds, change)
             if found is not None:
                 path.write_text(json.dumps(found, indent=1))
 
 
-def found_for(cell: Cell, family: str, folder: Path, rounds: int, more: Names) -> dict[str, Any] | None:
+def found_for(cell: Cell, family: str, folder: Path, rounds: int, change: Change) -> dict[str, Any] | None:
     """One row; None where it stays as it is."""
-    if more:
-        return None if family == OTHERS else extend(cell, family, folder, more)
+    if change != Change():
+        return alter(cell, family, folder, change)
     if family == OTHERS:
         rows = [json.loads(kept(cell.target, cell.recipe, f).read_text()) for f in FAMILIES]
         return learn_others(cell, rows, folder)
@@ -258,19 +277,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.learn")
     parser.add_argument("targets", nargs="*", default=list(TARGETS), help="those to learn for")
     parser.add_argument("--rounds", type=int, default=1, help="of single changes in each search")
-    parser.add_argument(
-        "--add", action="append", default=[], choices=list(REWRITES), help="to each row, where that pays"
-    )
+    every = (*FAMILIES, OTHERS)
+    parser.add_argument("--family", action="append", choices=every, help="to learn for; all, if none is named")
+    for option, what in (("--add", "to each row, where that pays"), ("--drop", "from each row, with --add")):
+        parser.add_argument(option, action="append", default=[], choices=list(REWRITES), help=what)
     parser.add_argument("--write", action="store_true", help="only write the table anew")
     parser.add_argument("--here", action="store_true", help="measure in this process and write no table")
     given = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
     for target in () if given.write else given.targets:
         if given.here:
-            measure(target, given.rounds, tuple(given.add))
+            measure(target, given.family or every, given.rounds, Change(tuple(given.add), tuple(given.drop)))
         else:  # converters do not all bear each other in one process
             line = [sys.executable, "-m", "tools.learn", "--here", "--rounds", str(given.rounds), target]
-            line += [f"--add={name}" for name in given.add]
+            for option, names in (("family", given.family or ()), ("add", given.add), ("drop", given.drop)):
+                line += [f"--{option}={name}" for name in names]
             subprocess.run(line, cwd=ROOT, check=True)
     if not given.here:
         write()

@@ -102,6 +102,36 @@ def spell_layer_norms(module: GraphModule) -> None:
     prune(module)
 
 
+def centre_layer_norms(module: GraphModule) -> None:
+    """Write layer normalisation as RMS normalisation where what it reads can be centred at its sources.
+
+    In weights; or by an operation, for at least two normalisations, since one alone gains less than that takes.
+    """
+    centred = Centred(module)
+    for norm in reversed(calls(module, ATEN.layer_norm.default)):  # what the last one reads has most sums behind it
+        if len(arguments(norm)["normalized_shape"]) == 1 and centred.reach(arguments(norm)["input"], least=2):
+            given = arguments(norm)  # which may have something else put there
+            y = call(norm, ATEN.rms_norm.default, *(given[of] for of in ("input", "normalized_shape", "weight", "eps")))
+            replace(norm, y if given["bias"] is None else call(norm, ATEN.add.Tensor, y, given["bias"]))
+    prune(module)
+
+
+def spell_fused_rms_norms(module: GraphModule) -> None:
+    """Write RMS normalisation as x/√(mean(x²) + ε), which ONNX Runtime finds and computes in one pass.
+
+    Its fusion takes powers, a mean, a root and a quotient; torch's exporter writes a reciprocal and a product, which it
+    does not (onnxruntime/core/optimizer/layer_norm_fusion.cc, SimplifiedLayerNormFusion).
+    """
+    for norm in calls(module, ATEN.rms_norm.default):
+        given = arguments(norm)
+        x, dims = given["input"], [-1 - i for i in range(len(given["normalized_shape"]))]
+        mean = call(norm, ATEN.mean.dim, call(norm, ATEN.pow.Tensor_Scalar, x, 2.0), dims, True)
+        root = call(norm, ATEN.sqrt.default, call(norm, ATEN.add.Scalar, mean, epsilon(norm)))
+        y = call(norm, ATEN.div.Tensor, x, root)
+        replace(norm, y if given["weight"] is None else call(norm, ATEN.mul.Tensor, y, given["weight"]))
+    prune(module)
+
+
 _SMALLEST = 2.0**-14  # of half precision, smaller numbers aside that have fewer digits
 
 
@@ -163,34 +193,43 @@ class Centred:
         self.module = module
         self.nodes: set[Node] = set()
 
-    def reach(self, node: Node) -> bool:
-        """Centre what a layer normalisation reads, if no more than one of its sources then costs an operation."""
+    def reach(self, node: Node, least: int = 1) -> bool:
+        """Centre what a layer normalisation reads, one of its sources by an operation at most.
+
+        By that only for ``least`` normalisations or more.
+        """
         inner: list[Node] = []
         sources: list[tuple[Node, int]] = []
-        self._collect(node, len(shape(node)) - 1, inner, sources)
-        foreign = [s for s in sources if not self._is_free_layer(*s)]
-        if len(foreign) > 1:
+        costs = self._collect(node, len(shape(node)) - 1, inner, sources)
+        readers = {u for n in (*inner, *(source for source, _ in sources)) for u in n.users if is_layer_norm(u)}
+        if costs and len(readers) < least:
             return False
         for source, axis in sources:
-            if (source, axis) in foreign:
-                self._centre_behind(source, axis, inner)
-            else:
+            if self._is_free_layer(source, axis):
                 layers.centre_outputs(self.module, source)
                 self.nodes.add(source)
+            else:
+                self._centre_behind(source, axis, inner)
         self.nodes.update(inner)
         return True
 
-    def _collect(self, node: Node, axis: int, inner: list[Node], sources: list[tuple[Node, int]]) -> None:
-        """Sort what a node is the sum of into sums on the way there and sources, which are no sums."""
+    def _collect(self, node: Node, axis: int, inner: list[Node], sources: list[tuple[Node, int]]) -> int:
+        """Sort what a node is the sum of into sums on the way there and sources; how many of these cost an operation.
+
+        That is one at most: a sum of more is a source itself.
+        """
         if node in self.nodes or node in inner or (node, axis) in sources:
-            return
+            return 0
         before = _summands(node, axis)
         if before is None or not _is_free(node, axis):
             sources.append((node, axis))
-            return
+            return 0 if self._is_free_layer(node, axis) else 1
+        sums, found = len(inner), len(sources)
         inner.append(node)
-        for summand, its_axis in before:
-            self._collect(summand, its_axis, inner, sources)
+        if (costs := sum(self._collect(*summand, inner, sources) for summand in before)) > 1:
+            del inner[sums:], sources[found:]
+            sources.append((node, axis))
+        return min(costs, 1)
 
     def _is_free_layer(self, node: Node, axis: int) -> bool:
         centrable = layers.centrable(self.module, node) and layers.output_axis(node) == axis

@@ -57,6 +57,12 @@ REWRITES = {
         Rewrite("projections", "queries, keys and values by a layer of their own each", "attention.split_projections"),
         Rewrite("scales", "layer scales and attention scales into weights", "scales.fold_scales"),
         Rewrite(
+            "rms-norms",
+            "layer normalisation of what is centred at its sources as RMS normalisation",
+            "norms.centre_layer_norms",
+            squares=True,
+        ),
+        Rewrite(
             "layer-norms",
             "layer normalisation as products, its centring in the weights before it",
             "norms.spell_layer_norms",

@@ -215,6 +215,14 @@ def test_a_stream_is_centred_in_weights_only_where_nobody_sees_it(
     assert len(calls(module, ATEN.sub.Tensor)) == subtractions
 
 
+@pytest.mark.parametrize(("read_by", "kind"), [(nothing, ATEN.rms_norm.default), (total, ATEN.layer_norm.default)])
+def test_a_stream_that_weights_centre_is_normalised_by_its_root_mean_square(
+    read_by: Callable[[Tensor], Tensor], kind: OpOverload
+) -> None:
+    module = rewritten(Norms(read_by), torch.randn(1, 5, 8), names=["rms-norms"])
+    assert [node.target for node in calls(module, ATEN.rms_norm.default, ATEN.layer_norm.default)] == [kind]
+
+
 class PaddedAfterNorm(nn.Module):
     def __init__(self) -> None:
         super().__init__()
