@@ -7,6 +7,7 @@ import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,28 @@ def compressed(model: Any, integers: Integers) -> Any:
         if form is None or not is_weight(name, of):
             continue
         if form.palette:
-            palettes[name] = cto.OpPalettizerConfig(mode="unique", weight_threshold=SMALLEST)
+            lookup = partial(looked_up, integers=form)
+            palettes[name] = cto.OpPalettizerConfig(mode="custom", lut_function=lookup, weight_threshold=SMALLEST)
         else:
             configs[name] = config(of.val, form)
     scaled = cto.linear_quantize_weights(model, cto.OptimizationConfig(op_name_configs=configs))
     return cto.palettize_weights(scaled, cto.OptimizationConfig(op_name_configs=palettes)) if palettes else scaled
+
+
+def looked_up(weight: Any, integers: Integers) -> tuple[Any, Any]:
+    """The palette (2 ** bits,) that a weight was rounded to, and the places (count,) of its numbers there.
+
+    Not by coremltools' own mode for such weights. That counts different numbers with ``numpy.unique``, which sorts, and
+    NumPy 2.4.6 sorts numbers of half precision wrong on some processors with AVX-512 where many are equal: places then
+    had 6 bits.
+    """
+    import torch
+
+    from lvexport.converters.palettes import recovered_palette
+
+    found = recovered_palette(torch.from_numpy(weight).float(), integers)
+    assert found is not None
+    return found.palette.numpy().astype(weight.dtype), found.data.numpy().reshape(-1)
 
 
 def weights_of(recipe: Recipe) -> Integers | None:

@@ -7,6 +7,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from torch import nn
 from lvexport.cell import rounded_weights
 from lvexport.converters.compression import compress
 from lvexport.converters.contract import Captured, Integers, Request, TensorSpec
+from lvexport.converters.mlpackage import looked_up
 from lvexport.converters.palettes import palettize, recovered_palette
 from lvexport.converters.registry import CONVERTERS
 from lvexport.validation import mil
@@ -95,6 +97,17 @@ def test_packages_hold_them(ios: str, rounded: Any, tmp_path: Path) -> None:
     exact = rounded[0].module()(picture).detach().numpy()
     answer = mil.load(out, numerics="exact").predict({"picture": picture.numpy()})["scores"]
     assert abs(answer - exact).max() < 2e-3 * abs(exact).max()
+
+
+def test_places_in_packages_have_four_bits_on_every_processor() -> None:
+    """Also where ``numpy.unique`` finds more than 16 numbers among halves of which many are equal."""
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        numbers = np.unique(random.standard_normal(16).astype(np.float16).astype(np.float32)).astype(np.float16)
+        weight = random.choice(numbers, (80, 160))
+        palette, places = looked_up(weight, FOUR)
+        assert (palette.shape, palette.dtype, places.shape, places.dtype) == ((16,), np.float16, (12800,), np.uint8)
+        assert np.array_equal(palette[places].reshape(80, 160), weight)
 
 
 def test_assets_hold_them(rounded: Any, tmp_path: Path) -> None:

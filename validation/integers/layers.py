@@ -50,8 +50,9 @@ def digest(weights: NDArray[np.int8], axis: int) -> str:
 
 def placed(weights: NDArray[np.floating]) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
     """A weight of few different numbers as places among these, and the numbers, the smallest first."""
-    numbers, places = np.unique(weights, return_inverse=True)
-    return places.reshape(weights.shape).astype(np.int8), numbers.astype(np.float64)
+    # In double precision, for NumPy sorts half precision wrong on some processors.
+    numbers, places = np.unique(weights.astype(np.float64), return_inverse=True)
+    return places.reshape(weights.shape).astype(np.int8), numbers
 
 
 def nibbles(data: NDArray[np.uint8], count: int) -> NDArray[np.int8]:
