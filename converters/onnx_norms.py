@@ -23,19 +23,27 @@ def with_factors(model: Any) -> Any:
     nodes = []
     for node in list(graph.node):
         nodes.append(node)
-        if is_norm(node, makers) and not is_multiplied(node, graph):
-            nodes.append(factor_behind(graph, node, kinds[node.output[0]]))
+        kind = kinds.get(node.output[0])
+        if kind is not None and is_norm(node, makers, last_of(graph, kind)) and not is_multiplied(node, graph):
+            nodes.append(factor_behind(graph, node, kind))
     del graph.node[:]
     graph.node.extend(nodes)
     return changed
 
 
-def is_norm(node: Any, makers: dict[str, Any]) -> bool:
-    """Whether a node is the quotient of x and √(mean(x²) + ε)."""
+def last_of(graph: Any, kind: Any) -> set[str]:
+    """The constants that name the last axis of a tensor of this type alone."""
+    rank = len(kind.shape.dim)
+    integers = (tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT64)
+    return {t.name for t in integers if onnx.numpy_helper.to_array(t).reshape(-1).tolist() in ([-1], [rank - 1])}
+
+
+def is_norm(node: Any, makers: dict[str, Any], last: set[str]) -> bool:
+    """Whether a node is the quotient of x and √(mean(x²) + ε), over the last axis, which constants in ``last`` name."""
     x, at = (node.input[0], node) if node.op_type == "Div" else ("", None)
     for operation in ("Sqrt", "Add", "ReduceMean", "Pow"):
         at = None if at is None else makers.get(at.input[1 if at is node else 0])
-        if at is None or at.op_type != operation:
+        if at is None or at.op_type != operation or (operation == "ReduceMean" and not last & {*at.input[1:]}):
             return False
     return bool(at is not None and at.input[0] == x)
 

@@ -74,11 +74,12 @@ def test_without_a_factor_it_is_not_fused(tmp_path: Path, monkeypatch: pytest.Mo
     assert FUSED not in operators(made, tmp_path)
 
 
-def test_a_quotient_of_something_else_is_left() -> None:
-    """x/√(mean(y²) + ε), which is no normalisation of x."""
+@pytest.mark.parametrize(("squared", "axis", "factors"), [("x", -1, 1), ("x", 1, 1), ("y", -1, 0), ("x", 0, 0)])
+def test_a_factor_is_put_behind_normalisation_over_the_last_axis(squared: str, axis: int, factors: int) -> None:
+    """And not behind x/√(mean(y²) + ε), which is no normalisation of x."""
     make = onnx.helper.make_node
     nodes = [
-        make("Pow", ["y", "two"], ["square"]),
+        make("Pow", [squared, "two"], ["square"]),
         make("ReduceMean", ["square", "last"], ["mean"]),
         make("Add", ["mean", "epsilon"], ["sum"]),
         make("Sqrt", ["sum"], ["root"]),
@@ -87,10 +88,11 @@ def test_a_quotient_of_something_else_is_left() -> None:
     given = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (2, 4)) for name in "xy"]
     held = [
         onnx.helper.make_tensor("two", onnx.TensorProto.FLOAT, (), [2.0]),
-        onnx.helper.make_tensor("last", onnx.TensorProto.INT64, (1,), [-1]),
+        onnx.helper.make_tensor("last", onnx.TensorProto.INT64, (1,), [axis]),
         onnx.helper.make_tensor("epsilon", onnx.TensorProto.FLOAT, (), [1e-5]),
     ]
     out = [onnx.helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, (2, 4))]
     graph = onnx.helper.make_graph(nodes, "quotient", given, out, held)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
-    assert [node.op_type for node in onnx_norms.with_factors(model).graph.node] == [node.op_type for node in nodes]
+    made = [node.op_type for node in onnx_norms.with_factors(model).graph.node]
+    assert made == [node.op_type for node in nodes] + ["Mul"] * factors
