@@ -14,38 +14,43 @@ def with_factors(model: Any) -> Any:
     ONNX Runtime fuses these with a factor behind them alone (onnxruntime/core/optimizer/layer_norm_fusion.cc), in half
     the time of the operators one by one. onnxsim takes out factors of one.
     """
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
-    graph = changed.graph
+    graph = model.graph
     makers = {name: node for node in graph.node for name in node.output}
+    means = {node.output[0]: mean for node in graph.node if (mean := mean_in_norm(node, makers)) is not None}
+    if not means:
+        return model
     known = onnx.shape_inference.infer_shapes(model).graph
     kinds = {value.name: value.type.tensor_type for value in (*known.value_info, *known.output)}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
     nodes = []
     for node in list(graph.node):
         nodes.append(node)
-        kind = kinds.get(node.output[0])
-        if kind is not None and is_norm(node, makers, last_of(graph, kind)) and not is_multiplied(node, graph):
+        mean, kind = means.get(node.output[0]), kinds.get(node.output[0])
+        if mean is None or kind is None or not is_over_last(mean, len(kind.shape.dim), constants):
+            continue
+        if not is_multiplied(node, graph):
             nodes.append(factor_behind(graph, node, kind))
     del graph.node[:]
     graph.node.extend(nodes)
-    return changed
+    return model
 
 
-def last_of(graph: Any, kind: Any) -> set[str]:
-    """The constants that name the last axis of a tensor of this type alone."""
-    rank = len(kind.shape.dim)
-    integers = (tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT64)
-    return {t.name for t in integers if onnx.numpy_helper.to_array(t).reshape(-1).tolist() in ([-1], [rank - 1])}
+def mean_in_norm(node: Any, makers: dict[str, Any]) -> Any | None:
+    """The mean, if a node is the quotient of x and √(mean(x²) + ε). ``makers``: the node that gives each tensor."""
+    at, found = node, []
+    for operation, place in (("Div", 1), ("Sqrt", 0), ("Add", 0), ("ReduceMean", 0), ("Pow", 0)):
+        if at is None or at.op_type != operation:
+            return None
+        found.append(at)
+        at = makers.get(at.input[place])
+    *_, mean, square = found
+    return mean if square.input[0] == node.input[0] else None
 
 
-def is_norm(node: Any, makers: dict[str, Any], last: set[str]) -> bool:
-    """Whether a node is the quotient of x and √(mean(x²) + ε), over the last axis, which constants in ``last`` name."""
-    x, at = (node.input[0], node) if node.op_type == "Div" else ("", None)
-    for operation in ("Sqrt", "Add", "ReduceMean", "Pow"):
-        at = None if at is None else makers.get(at.input[1 if at is node else 0])
-        if at is None or at.op_type != operation or (operation == "ReduceMean" and not last & {*at.input[1:]}):
-            return False
-    return bool(at is not None and at.input[0] == x)
+def is_over_last(mean: Any, rank: int, constants: dict[str, Any]) -> bool:
+    """Whether a mean is over the last axis alone of a tensor of so many."""
+    axes = [onnx.numpy_helper.to_array(constants[name]).reshape(-1) for name in mean.input[1:] if name in constants]
+    return any(of.tolist() in ([-1], [rank - 1]) for of in axes)
 
 
 def is_multiplied(node: Any, graph: Any) -> bool:
