@@ -103,8 +103,15 @@ def lowered(program: ExportedProgram) -> tuple[Any, Delegation]:
     from executorch.exir import to_edge_transform_and_lower
 
     from lvexport.converters.delegation import reasons, report
-    from lvexport.converters.xnnpack_kernels import NamedConversions, OwnReading, SpelledConversions, partitioner
+    from lvexport.converters.xnnpack_kernels import (
+        NamedConversions,
+        OwnReading,
+        SpelledConversions,
+        name_dynamic_prelus,
+        partitioner,
+    )
 
+    name_dynamic_prelus(program)
     converts = computes_in_half(program)
     first = NamedConversions() if converts else OwnReading()
     with reasons("executorch.backends.xnnpack.partition") as heard:

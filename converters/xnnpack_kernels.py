@@ -1,5 +1,5 @@
-"""What XNNPACK has kernels for and ExecuTorch does not use: sigmoids of integers, conversions, and convolutions
-with weights in half precision.
+"""What XNNPACK has kernels for and ExecuTorch does not use: sigmoids of integers, conversions, PReLU with slopes that
+are computed, and convolutions with weights in half precision.
 
 Importing this loads ExecuTorch.
 """
@@ -29,12 +29,13 @@ from executorch.backends.xnnpack.partition.config.generic_node_configs import (
 )
 from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import XNNConvert, XNNSigmoid, XNode
+from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import XNNConvert, XNNPReLU, XNNSigmoid, XNode
 from executorch.backends.xnnpack.utils.quant_utils import is_dequant, is_quant
 from executorch.backends.xnnpack.utils.utils import get_input_node
 from executorch.exir.dialects._ops import ops as exir_ops
 from executorch.exir.pass_base import ExportPass
 from torch import Tensor
+from torch.export import ExportedProgram
 from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
@@ -50,6 +51,17 @@ def convert(x: Tensor, dtype: torch.dtype) -> Tensor:
 @convert.register_fake
 def _(x: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.empty_like(x, dtype=dtype)
+
+
+@torch.library.custom_op("lvexport::dynamic_prelu", mutates_args=())
+def dynamic_prelu(x: Tensor, slopes: Tensor) -> Tensor:
+    """PReLU with one slope a channel. ExecuTorch takes the one of torch apart."""
+    return torch._prelu_kernel(x, slopes)
+
+
+@dynamic_prelu.register_fake
+def _(x: Tensor, slopes: Tensor) -> Tensor:
+    return torch.empty_like(x)
 
 
 # What takes from one tensor to another and what clips (the checks of scale and zero point in XNNPACK's src/subgraph).
@@ -116,6 +128,15 @@ class Conversion(GenericNodePartitionerConfig):  # type: ignore[misc]
         return [ConfigPrecisionType.FP32]
 
 
+class DynamicPReLU(GenericNodePartitionerConfig):  # type: ignore[misc]
+    """PReLU whose slopes another operation gives."""
+
+    target_name = "dynamic_prelu.default"
+
+    def supported_precision_types(self) -> list[ConfigPrecisionType]:
+        return [ConfigPrecisionType.FP32]
+
+
 @register_node_visitor
 class Sigmoid(NodeVisitor):  # type: ignore[misc]
     """Writes a sigmoid with the grids of what it is given and gives, where these are rounded."""
@@ -142,6 +163,19 @@ class Convert(NodeVisitor):  # type: ignore[misc]
         self.define_tensor(given, xnn_graph, vals_to_ids)
         self.define_tensor(node, xnn_graph, vals_to_ids)
         call = XNNConvert(input_id=vals_to_ids[given], output_id=vals_to_ids[node], flags=0)
+        xnn_graph.xnodes.append(XNode(xnode_union=call, debug_handle=debug_handle))
+
+
+@register_node_visitor
+class Slopes(NodeVisitor):  # type: ignore[misc]
+    """Writes a PReLU with the slopes that it is given."""
+
+    target = "lvexport.dynamic_prelu.default"
+
+    def define_node(self, node: Any, xnn_graph: Any, vals_to_ids: dict[Any, int], debug_handle: int) -> None:
+        self.define_nodes_tensor_inputs_outputs(node, xnn_graph, vals_to_ids)
+        given = [vals_to_ids[get_input_node(node, i)] for i in range(2)]
+        call = XNNPReLU(*given, output_id=vals_to_ids[node], flags=0)
         xnn_graph.xnodes.append(XNode(xnode_union=call, debug_handle=debug_handle))
 
 
@@ -255,9 +289,15 @@ def _keeps_order(x: Any, kwargs: Any) -> bool:
     return order is None or tuple(order) == tuple(x.data.dim_order())
 
 
+def name_dynamic_prelus(program: ExportedProgram) -> None:
+    """Have the program name PReLU with slopes of a map's own as the operation that is not taken apart."""
+    for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten._prelu_kernel.default):
+        node.target = torch.ops.lvexport.dynamic_prelu.default
+
+
 def partitioner() -> XnnpackPartitioner:
     """XNNPACK's partitioner, which takes these as well."""
     replaced = {SigmoidConfig: SigmoidOfIntegers, SliceCopyConfig: SliceOfOneGrid}
     ours = [replaced.get(config, config) for config in ALL_PARTITIONER_CONFIGS]
     careful = [type(c.__name__, (OfOneGrid, c), {}) if c in _OF_ONE_GRID else c for c in ours]
-    return XnnpackPartitioner(configs=[*careful, Conversion])
+    return XnnpackPartitioner(configs=[*careful, Conversion, DynamicPReLU])

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
+from lvexport.converters.recipes import SINGLE_BITS
+
 if TYPE_CHECKING:
     from torch.fx import GraphModule
 
@@ -20,6 +22,8 @@ class Rewrite:
     ``function``: ``module.function`` in this package. ``squares``: it writes out squares and their means, which leave
     the range of half precision where the operation that it replaces does not. ``but_for``: the targets whose
     converter writes out the same squares by itself. ``rounded``: it is for programs with rounded layers as well.
+    ``only``: the targets that it is for, in single precision: those whose runtime has what it writes. All, if none is
+    named.
     """
 
     name: str
@@ -28,6 +32,7 @@ class Rewrite:
     squares: bool = False
     but_for: tuple[str, ...] = ()
     rounded: bool = True
+    only: tuple[str, ...] = ()
 
     def suits(self, target: str, recipe: Recipe) -> bool:
         """Whether it squares no numbers where half precision would hold them and does not hold them already.
@@ -35,7 +40,8 @@ class Rewrite:
         And, for programs with rounded layers, whether it is for those.
         """
         may_square = recipe.squares or not self.squares or target in self.but_for
-        return may_square and (self.rounded or recipe.weights is None)
+        has = not self.only or (target in self.only and recipe.significand_bits == SINGLE_BITS)
+        return may_square and has and (self.rounded or recipe.weights is None)
 
     def apply(self, module: GraphModule) -> None:
         """Change the module in place. Loads torch."""
@@ -50,12 +56,20 @@ REWRITES = {
     for rewrite in (
         Rewrite("constants", "compute what depends on no input, such as positional biases", "constants.fold_constants"),
         Rewrite("activations", "SiLU, GELU and hard swish as one operation each", "activations.name_activations"),
+        Rewrite(
+            "dynamic-relus",
+            "the larger of two slopes times a map as one operation and a product",
+            "dynamic_relus.name_dynamic_relus",
+            rounded=False,
+            only=("executorch",),
+        ),
         Rewrite("attention", "torch's attention as two products and a plain softmax", "attention.spell_attention"),
         Rewrite("batch-norms", "batch normalisation into the layers around it", "norms.fold_batch_norms"),
         Rewrite("views", "reshapes and permutations as one, behind what clips", "views.compose_views"),
         Rewrite("norm-affines", "factors of layer and group norms into the next layers", "norms.fold_norm_affines"),
         Rewrite("projections", "queries, keys and values by a layer of their own each", "attention.split_projections"),
         Rewrite("scales", "layer scales and attention scales into weights", "scales.fold_scales"),
+        Rewrite("pools", "pooling mixers as depthwise convolutions", "pools.merge_pools", rounded=False),
         Rewrite(
             "rms-norms",
             "layer normalisation of what is centred at its sources as RMS normalisation",

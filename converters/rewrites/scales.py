@@ -25,7 +25,7 @@ from lvexport.converters.rewrites.graph import (
 def fold_scales(module: GraphModule) -> None:
     """Fold factors, one for all or one for every channel, into the layer before or the layers behind."""
     for product in calls(module, ATEN.mul.Tensor, ATEN.mul.Scalar, ATEN.div.Tensor, ATEN.div.Scalar):
-        factor = _factor(module, product)
+        factor = factor_of(module, product)
         if factor is None:
             continue
         x, scale, axis = factor
@@ -34,7 +34,7 @@ def fold_scales(module: GraphModule) -> None:
     prune(module)
 
 
-def _factor(module: GraphModule, product: Node) -> tuple[Node, Tensor, int | None] | None:
+def factor_of(module: GraphModule, product: Node) -> tuple[Node, Tensor, int | None] | None:
     """What is multiplied, by which numbers, along which axis: None for one number."""
     a, b = product.args[:2]
     division = product.target in (ATEN.div.Tensor, ATEN.div.Scalar)

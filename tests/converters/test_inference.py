@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from collections import Counter
 from collections.abc import Callable
 from math import prod
 
@@ -24,6 +23,7 @@ from lvexport.converters.rewrites import apply, axes, defaults, resizes
 from lvexport.converters.rewrites.graph import ATEN, calls, is_call
 from lvexport.converters.rewrites.registry import REWRITES, Rewrite
 from lvexport.models.registry import ENTRIES
+from tests.rewriting import operations, rewritten
 
 SMALLEST = ("mobilevit_xxs", "mobilevitv2_050", "mobile_former_26m", "efficientformer_nano", "efficientformerv2_s0")
 
@@ -40,16 +40,6 @@ def network(name: str, dtype: torch.dtype = torch.float32) -> ExportedProgram:
             nn.init.normal_(module.weight, mean=1.0, std=0.3)
             nn.init.normal_(module.bias)
     return torch.export.export(model.to(dtype), (torch.rand(1, 3, 64, 64).to(dtype),))
-
-
-def rewritten(model: nn.Module, *inputs: Tensor, names: list[str]) -> GraphModule:
-    """The graph after the rewrites, which were proved to change nothing."""
-    return apply.rewritten(torch.export.export(model.eval(), inputs), names)[0]
-
-
-def operations(module: GraphModule) -> Counter[str]:
-    called = (n.target for n in module.graph.nodes if n.op == "call_function")
-    return Counter(str(target).split(".")[1] for target in called if isinstance(target, OpOverload))
 
 
 @pytest.mark.parametrize("name", SMALLEST)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from math import prod
-from typing import Any
 
 import pytest
 import torch
@@ -12,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lvexport.converters.rewrites import apply, axes, maps
+from lvexport.converters.rewrites import axes, maps
 from lvexport.converters.rewrites.graph import ATEN, calls
 from lvexport.validation.metrics import sqnr_db
+from tests.rewriting import computed_by_xnnpack, rewritten
 
 NAMES = ["views", "channels-last"]
 
@@ -54,21 +53,17 @@ class Turned(nn.Module):
         return self.layer(self.before(x).permute(self.order).reshape(1, 64, 8))
 
 
-def rewritten(model: nn.Module, x: Tensor, names: list[str]) -> torch.fx.GraphModule:
-    return apply.rewritten(torch.export.export(model.eval(), (x,)), names)[0]
-
-
 def orders(module: torch.fx.GraphModule) -> list[list[int]]:
     return [axes.order_of(node) for node in calls(module, ATEN.permute.default)]
 
 
 def test_tokens_are_the_map_as_it_lies() -> None:
-    module = rewritten(Tokens(), torch.randn(1, 3, 8, 8), NAMES)
+    module = rewritten(Tokens(), torch.randn(1, 3, 8, 8), names=NAMES)
     assert orders(module) == [list(maps.LAST), list(maps.FIRST)]
 
 
 def test_patches_are_blocks_of_the_rows() -> None:
-    module = rewritten(Patches(), torch.randn(2, 3, 8, 8), NAMES)
+    module = rewritten(Patches(), torch.randn(2, 3, 8, 8), names=NAMES)
     first, unfolded, folded, last = orders(module)
     assert (first, last) == (list(maps.LAST), list(maps.FIRST))
     assert all(order[-1] == len(order) - 1 for order in (unfolded, folded)), "channels move again"
@@ -84,7 +79,7 @@ def test_what_would_move_as_much_stays() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return torch.relu(nn.functional.avg_pool2d(x, 2)).flatten(2) * 2
 
-    module = rewritten(Flat(), torch.randn(1, 16, 8, 8), NAMES)
+    module = rewritten(Flat(), torch.randn(1, 16, 8, 8), names=NAMES)
     assert orders(module) == []
 
 
@@ -117,8 +112,8 @@ def test_xnnpack_moves_a_map_no_more_than_its_views_do(
     x = torch.randn(1, 3, 8, 8)
     network = model().requires_grad_(False).eval()
     wanted = network(x)
-    module = rewritten(network, x, NAMES)
-    counted, got = lowered(module, x, monkeypatch)
+    module = rewritten(network, x, names=NAMES)
+    counted, got = computed_by_xnnpack(module, x, monkeypatch)
     assert sqnr_db(wanted.numpy(), got.numpy()) > 110
     assert counted["XNNStaticTranspose"] == transposes
 
@@ -138,7 +133,7 @@ class Photograph(nn.Module):
 def test_pictures_with_channels_last_are_taken_as_they_are(names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     x, network = torch.randn(1, 8, 6, 3), Photograph().requires_grad_(False).eval()
-    counted, got = lowered(rewritten(network, x, names), x, monkeypatch)
+    counted, got = computed_by_xnnpack(rewritten(network, x, names=names), x, monkeypatch)
     assert sqnr_db(network(x).numpy(), got.numpy()) > 110
     assert counted["XNNStaticTranspose"] == 2
 
@@ -153,30 +148,6 @@ def test_other_permutations_are_written(order: tuple[int, ...], planted: bool, m
     x, network = torch.randn(1, 3, 8, 8), Turned(order).requires_grad_(False).eval()
     if planted:
         monkeypatch.setitem(xnnpack_kernels._IN_ORDER, (True, order), torch.contiguous_format)
-    module = rewritten(network, x, [])
-    agreement = sqnr_db(network(x).numpy(), lowered(module, x, monkeypatch)[1].numpy())
+    module = rewritten(network, x, names=[])
+    agreement = sqnr_db(network(x).numpy(), computed_by_xnnpack(module, x, monkeypatch)[1].numpy())
     assert agreement < 20 if planted else agreement > 110
-
-
-def lowered(module: torch.fx.GraphModule, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> tuple[Counter[str], Tensor]:
-    """The operations in the delegate, and what the program computes in ExecuTorch."""
-    from executorch.backends.xnnpack import xnnpack_preprocess
-    from executorch.runtime import Runtime
-
-    from lvexport.converters import executorch
-
-    counted: Counter[str] = Counter()
-    write = xnnpack_preprocess.serialize_xnnpack_binary
-
-    def counting(graph: Any, *rest: Any) -> Any:
-        counted.update(type(node.xnode_union).__name__ for node in graph.xnodes)
-        return write(graph, *rest)
-
-    monkeypatch.setattr(xnnpack_preprocess, "serialize_xnnpack_binary", counting)
-    edge, _ = executorch.lowered(torch.export.export(module, (x,)))
-    made = edge.to_executorch()  # its buffer is read until all is computed
-    program = Runtime.get().load_program(made.buffer)
-    method = program.load_method("forward")
-    assert method is not None
-    (found,) = method.execute([x])
-    return counted, torch.Tensor(found).clone()
