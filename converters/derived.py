@@ -24,10 +24,6 @@ from lvexport.converters.rewrites.norms import spell_fused_rms_norms, spell_rms_
 from lvexport.converters.rewrites.resizes import RESIZES, spell_nearest, spell_resizes
 from lvexport.converters.rewrites.views import limit_views
 
-# aten.avg_pool2d's arguments where they are left out: input, kernel_size, stride, padding, ceil_mode,
-# count_include_pad, divisor_override (aten/src/ATen/native/native_functions.yaml)
-_POOLING = (None, None, (), (0, 0), False, True, None)
-
 _MAX_POOLS = (ATEN.max_pool1d.default, ATEN.max_pool2d.default, ATEN.max_pool3d.default)
 
 _CORE_ML_DIMENSIONS = 5  # coremltools refuses programs with more (converters/mil/mil/program.py)
@@ -184,7 +180,7 @@ def count_padding(module: torch.fx.GraphModule) -> None:
     coreai-torch 0.4.3 counts it whatever it is told (``replace_avg_pool2d`` in coreai_torch/_aten_to_core.py).
     """
     for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten.avg_pool2d.default):
-        given: Any = (*node.args, *_POOLING[len(node.args) :])
+        given: Any = tuple(arguments(node).values())
         x, kernel, stride, padding, ceil_mode, counts, divisor = given
         if counts or ceil_mode or divisor is not None or not any(padding):
             continue
