@@ -19,9 +19,9 @@ from lvexport.converters import apart
 from lvexport.converters.contract import BUDGET, Budget, Choice, Converter, Recipe
 from lvexport.converters.quantization.settings import OBSERVER_NAMES
 from lvexport.converters.recipes import ALIASES as RECIPE_ALIASES
-from lvexport.converters.recipes import FP32, RECIPES
+from lvexport.converters.recipes import RECIPES
 from lvexport.converters.registry import ALIASES, CONVERTERS
-from lvexport.converters.rewrites.defaults import default
+from lvexport.converters.rewrites.defaults import INTEGERS, default
 from lvexport.converters.rewrites.registry import REWRITES
 from lvexport.errors import UnknownName, UsageError
 from lvexport.jobs import Limits
@@ -103,8 +103,7 @@ def default_rewrites(cell: Cell, family: str | None) -> tuple[str, ...]:
     recipe = cell.converter.recipes[cell.recipe]
     if recipe.weights is None:
         return default(cell.target, cell.recipe, family)
-    alike = default("executorch", FP32.name, family)
-    return tuple(name for name in alike if REWRITES[name].suits(cell.target, recipe))
+    return tuple(name for name in default(*INTEGERS, family) if REWRITES[name].suits(cell.target, recipe))
 
 
 def targets(names: Iterable[str]) -> list[str]:

@@ -3,8 +3,8 @@
 For every target, recipe and family the tuner searches on a small network of the family, from none, all, and the rows
 that the family has for other targets, with ``--rounds N`` (1) rounds of single changes. What it finds becomes the
 family's row where it costs none of the family's other networks named here more than none does; otherwise what is left
-of it when the rewrites that cost them most are taken away. The row of networks that are of no family is what all
-families' rows have in common, as far as it costs none of the networks here anything.
+of it when the rewrites that cost them most are taken away. The row of networks that are of no family is the one that it
+was, what some family has or what all families have, whichever brings most and costs none of the networks here anything.
 
 ``--add`` searches nothing: it measures the rows of the table with the rewrites named, and without those of ``--drop``,
 beside these rows as they are, and none, and keeps them where no network of the family loses. What has been measured is
@@ -54,6 +54,8 @@ TARGETS = {
     "onnx": ("fp32", "fp16"),
     "executorch": ("fp32", "fp16"),
     "coreml": ("fp32", "fp16"),
+    "executorch:coreml": ("fp32", "fp16"),
+    "coreai": ("fp32", "fp16"),
 }
 # Half precision is in the weights alone there, and the arithmetic that of the other recipe.
 SAME = {("tflite", "fp16"): "fp32"}
@@ -185,10 +187,15 @@ def alter(cell: Cell, family: str, folder: Path, change: Change) -> dict[str, An
 
 def compare(made: Search, names: Names) -> dict[str, Any]:
     """Time with the rewrites over time without, or operators where they are counted."""
+    return beside(made, [names])[0]
+
+
+def beside(made: Search, candidates: Sequence[Names]) -> list[dict[str, Any]]:
+    """As ``compare``, of several sets of rewrites in turn; infinite for those that nothing can be made with."""
     made.make(())
-    if made.make(names) is None:
-        return {"ratio": float("inf"), "spread": [float("inf")] * 2}
-    return told(made.ratios([(), names], ROUNDS)[1])
+    sets = [names for names in candidates if made.make(names) is not None]
+    found = dict(zip(sets, map(told, made.ratios([(), *sets], ROUNDS)[1:]), strict=True))
+    return [found.get(names, {"ratio": float("inf"), "spread": [float("inf")] * 2}) for names in candidates]
 
 
 def told(ratios: Sequence[float]) -> dict[str, Any]:
@@ -208,17 +215,28 @@ def common(rows: Iterable[dict[str, Any]]) -> Names:
     return tuple(name for name in REWRITES if all(name in names for names in found))
 
 
+def any_of(rows: Iterable[dict[str, Any]]) -> Names:
+    """The rewrites that some row has."""
+    found = {name for r in rows for name in r["rewrites"]}
+    return tuple(name for name in REWRITES if name in found)
+
+
 def learn_others(cell: Cell, rows: Sequence[dict[str, Any]], folder: Path) -> dict[str, Any]:
-    """The rewrites for networks of no family."""
-    names = common(rows)
-    if not names:
-        return row(cell, names, {})
-    networks = {}
-    for name in NETWORKS:
-        networks[name] = compare(search(Here(folder), cell, name), names)
-        if networks[name]["ratio"] > 1:
-            return row(cell, (), {})
-    return row(cell, names, networks)
+    """The rewrites for networks of no family.
+
+    Those that they have, or what some family has, or what all have: of those that cost no network anything the ones
+    that bring most over all networks. What they have stays unless others are better by more than timings differ.
+    """
+    candidates = list(dict.fromkeys([default(cell.target, cell.recipe, OTHERS), any_of(rows), common(rows)]))
+    candidates = [names for names in candidates if names and {*names} <= {*tuning.allowed(cell)}]
+    found = {name: beside(search(Here(folder), cell, name), candidates) for name in NETWORKS} if candidates else {}
+    best, least = row(cell, (), {}), 1.0
+    for i, names in enumerate(candidates):
+        networks = {name: each[i] for name, each in found.items()}
+        cost = statistics.geometric_mean(n["ratio"] for n in networks.values())
+        if all(n["ratio"] <= 1 for n in networks.values()) and cost <= least * (tuning.GAIN if i else 1):
+            best, least = row(cell, names, networks), cost
+    return best
 
 
 def kept(target: str, recipe: str, family: str) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 
 TABLE = Path(__file__).parent / "defaults.json"
 OTHERS = "others"  # the row of networks that are of none of the families
+INTEGERS = ("integers", "every recipe")  # programs with rounded layers, which are the same for all targets
 
 
 @cache
@@ -22,6 +23,6 @@ def table() -> dict[str, Any]:
 
 
 def default(target: str, recipe: str, family: str | None) -> tuple[str, ...]:
-    """The rewrites for a network of a family, or of none."""
+    """The rewrites for a network of a family, or of none; ``INTEGERS`` stand beside the targets and their recipes."""
     rows = table()["rewrites"].get(target, {}).get(recipe, {})
     return tuple(rows.get(family, rows.get(OTHERS, ())))

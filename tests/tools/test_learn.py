@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -60,28 +61,27 @@ def test_what_fails_fails_each_time(captured: Captured, tmp_path: Path) -> None:
             here.do(ConvertJob("onnx", "nonsense", {}, captured, tmp_path / name))
 
 
+class Priced(Search):
+    """A search in which each rewrite has a price."""
+
+    def __init__(self, folder: Path, cost: dict[str, float]) -> None:
+        super().__init__(learn.Here(folder), ONNX, Captured(folder, (), ()), print, rounds=1)
+        self.cost = cost
+
+    def make(self, sequence: tuple[str, ...]) -> Path | None:
+        self.digests[sequence] = str(sorted(set(sequence) & self.cost.keys()))  # the others change nothing
+        return None if "slices" in sequence else self.shop.folder
+
+    def ratios(self, sequences: Any, rounds: int = 1) -> list[list[float]]:
+        totals = [math.prod(self.cost.get(name, 1.0) for name in sequence) for sequence in sequences]
+        return [[total / totals[0]] for total in totals]
+
+
 def test_a_row_is_shrunk_until_no_network_loses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The searched network gains by both, the other loses by one of them."""
     cost = {"searched": {"views": 0.8, "means": 0.9}, "other": {"views": 0.9, "means": 1.5}}
-
-    class Fake(Search):
-        def __init__(self, name: str) -> None:
-            super().__init__(learn.Here(tmp_path), ONNX, Captured(tmp_path, (), ()), print, rounds=1)
-            self.name = name
-
-        def make(self, sequence: tuple[str, ...]) -> Path:
-            self.digests[sequence] = str(sorted(set(sequence) & cost[self.name].keys()))  # the others change nothing
-            return tmp_path
-
-        def ratios(self, sequences: Any, rounds: int = 1) -> list[list[float]]:
-            total = [1.0] * len(sequences)
-            for i, sequence in enumerate(sequences):
-                for name in sequence:
-                    total[i] *= cost[self.name].get(name, 1.0)
-            return [[t / total[0]] for t in total]
-
     monkeypatch.setattr(learn, "FAMILIES", {"family": ("searched", "other")})
-    monkeypatch.setattr(learn, "search", lambda shop, cell, name, rounds=0: Fake(name))
+    monkeypatch.setattr(learn, "search", lambda shop, cell, name, rounds=0: Priced(tmp_path, cost[name]))
     found = learn.learn(ONNX, "family", tmp_path)
     assert found["rewrites"] == ["views"]
     assert found["networks"]["other"]["ratio"] == 0.9
@@ -89,7 +89,42 @@ def test_a_row_is_shrunk_until_no_network_loses(monkeypatch: pytest.MonkeyPatch,
     assert learn.learn(ONNX, "family", tmp_path)["rewrites"] == []
 
 
-def test_networks_of_no_family_get_what_all_families_share() -> None:
+@pytest.mark.parametrize(
+    ("now", "cost", "expected"),
+    [
+        ((), {"means": 0.9, "scales": 0.9}, ["views", "scales", "means"]),
+        ((), {"means": 0.9, "scales": 1.1}, ["views", "means"]),
+        ((), {"means": 1.1}, []),
+        (("attention",), {"attention": 0.9, "means": 0.95}, ["attention"]),
+        (("attention",), {"attention": 0.95, "means": 0.9}, ["views", "scales", "means"]),
+        (("attention",), {"attention": 0.9, "means": 0.899}, ["attention"]),
+        (("slices",), {"slices": 0.1, "means": 0.9}, ["views", "scales", "means"]),
+    ],
+    ids=[
+        "what some have",
+        "what all have",
+        "nothing",
+        "what they had",
+        "what some have is better",
+        "not enough better",
+        "what they had cannot be made",
+    ],
+)
+def test_networks_of_no_family_get_what_costs_no_network_anything(
+    now: tuple[str, ...],
+    cost: dict[str, float],
+    expected: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    rows = [{"rewrites": ["means", "views", "scales"]}, {"rewrites": ["views", "means"]}]
+    monkeypatch.setattr(learn, "NETWORKS", ("one", "other"))
+    monkeypatch.setattr(learn, "default", lambda *place: now)
+    monkeypatch.setattr(learn, "search", lambda shop, cell, name, rounds=0: Priced(tmp_path, cost))
+    assert learn.learn_others(ONNX, rows, tmp_path)["rewrites"] == expected
+
+
+def test_what_all_families_share() -> None:
     rows = [{"rewrites": ["means", "views", "scales"]}, {"rewrites": ["views", "means"]}]
     assert learn.common(rows) == ("views", "means")
     assert learn.common([*rows, {"rewrites": []}]) == ()
