@@ -102,6 +102,7 @@ def lowered(program: ExportedProgram) -> tuple[Any, Delegation]:
     """The program with what XNNPACK takes handed to it, and the report on that."""
     from executorch.exir import to_edge_transform_and_lower
 
+    from lvexport.converters import retracing
     from lvexport.converters.delegation import reasons, report
     from lvexport.converters.xnnpack_kernels import (
         NamedConversions,
@@ -114,7 +115,7 @@ def lowered(program: ExportedProgram) -> tuple[Any, Delegation]:
     name_dynamic_prelus(program)
     converts = computes_in_half(program)
     first = NamedConversions() if converts else OwnReading()
-    with reasons("executorch.backends.xnnpack.partition") as heard:
+    with reasons("executorch.backends.xnnpack.partition") as heard, retracing.only_where_needed():
         edge = to_edge_transform_and_lower(program, [first], [partitioner()])
     if converts:
         edge = edge.transform([SpelledConversions()])
