@@ -429,6 +429,7 @@ def test_the_table_names_rewrites_that_half_precision_bears() -> None:
             for_integers = (target, recipe) == defaults.INTEGERS
             converter, asked = ("executorch", "w8a8") if for_integers else (target, recipe)
             for name in {name for names in rows.values() for name in names}:
+                assert name in REWRITES
                 assert REWRITES[name].suits(converter, CONVERTERS[converter].recipes[asked])
 
 
