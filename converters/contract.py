@@ -232,7 +232,10 @@ class Converter(Protocol):
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """What converting imports and takes long to, so that it can be imported ahead."""
+        """What converting imports and takes long to, so that it can be imported ahead, once for many conversions.
+
+        Nothing that starts threads: what has threads is not forked.
+        """
         ...
 
     @property

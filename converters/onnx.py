@@ -26,7 +26,7 @@ class Onnx:
     backend = "onnxruntime"
     suffix = ".onnx"
     distributions = ("onnx", "onnxscript", "onnxsim", "onnxruntime")
-    modules = ("torch.onnx", "onnxscript", "onnxsim", "onnxruntime")
+    modules = ("torch.onnx", "onnxscript")  # ONNX Runtime starts a thread
     seconds = 11
     recipes: Mapping[str, Recipe] = {name: recipe for name, recipe in RECIPES.items() if name not in _REFUSALS}
     refusals: Mapping[str, str] = MappingProxyType(_REFUSALS)

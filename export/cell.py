@@ -395,11 +395,12 @@ def main(arguments: list[str] | None = None) -> None:
     gc.set_threshold(GARBAGE_AFTER)
     name, *modules = sys.argv[1:] if arguments is None else arguments
     path = Path(name)
-    if modules:
+    ahead = bool(modules) or not path.exists()
+    if ahead:
         end_with_parent()
         wait_for(path, modules)
     job = JOB.validate_json(path.read_bytes())
-    if not modules and not isinstance(job, BenchJob):  # which reads its orders from there
+    if not ahead and not isinstance(job, BenchJob):  # which reads its orders from there
         end_with_parent()
     answer = perform(job)
     finished = path.with_name("answer.part")

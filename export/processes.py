@@ -18,14 +18,18 @@ from typing import Any
 import psutil
 from pydantic import ValidationError
 
+from lvexport import forked
+from lvexport.converters.registry import CONVERTERS
 from lvexport.errors import CellError, NotRunError, UsageError
-from lvexport.jobs import ANSWER, JOB, Answer, ConvertJob, Job, Limits
+from lvexport.forked import Forked, ForkServer
+from lvexport.jobs import ANSWER, JOB, Answer, BenchJob, ConvertJob, DescribeJob, Job, Limits, ProfileJob, RunJob
 
 POLL_SECONDS = 0.1
 FAMILY_SECONDS = 1.0  # between two looks for processes that a cell started: each reads all of the machine's
 MEMORY_SHARE = 0.8  # of the machine's, where no limit was given
 LOG = "log.txt"  # what a cell printed, in its folder
 LOG_TAIL = 20_000  # bytes of a failed cell's log that are kept
+CLEAN = (RunJob, DescribeJob, BenchJob, ProfileJob)  # where an artifact's runtime is, nothing else has been imported
 
 
 class Stop:
@@ -46,7 +50,7 @@ class Started:
     """A cell's process, which waits for its job where that is not written yet."""
 
     folder: Path
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Forked
 
     @property
     def log(self) -> Path:
@@ -57,7 +61,8 @@ class Started:
 class Workshop:
     """Starts cells, each in a numbered folder of its own.
 
-    ``ahead``: by target, processes that import its converter while there is nothing to convert yet.
+    ``ahead``: by target, processes that import its converter while there is nothing to convert yet. ``server``: forks
+    cells, so that what they need is imported once.
     """
 
     folder: Path
@@ -65,20 +70,43 @@ class Workshop:
     stop: Stop = field(default_factory=Stop)
     numbers: Iterator[int] = field(default_factory=itertools.count)
     ahead: dict[str, Started] = field(default_factory=dict)
+    server: ForkServer | None = None
 
     def do(self, job: Job) -> Any:
         """Perform a job and return its result, as plain JSON."""
         waiting = self.ahead.pop(job.target, None) if isinstance(job, ConvertJob) else None
-        return run_job(job, waiting or start(self._next_folder(), self.limits), self.limits, self.stop)
+        return run_job(job, waiting or self._started(job), self.limits, self.stop)
 
     def prepare(self, target: str, modules: Sequence[str]) -> None:
         """Start the process of the next conversion for a target, which imports these modules meanwhile."""
-        self.ahead[target] = start(self._next_folder(), self.limits, modules)
+        self.ahead[target] = self._forked(modules)
+
+    def open(self) -> None:
+        """Let cells be forked from now on, until this is closed."""
+        if forked.HERE and self.server is None:
+            self.server = ForkServer(environment(self.limits))
 
     def close(self) -> None:
         """End the processes that have been given nothing to do."""
         while self.ahead:
             kill(self.ahead.popitem()[1].process)
+        if self.server is not None:
+            self.server.close(at_once=self.stop.is_set())
+            self.server = None
+
+    def _started(self, job: Job) -> Started:
+        if isinstance(job, CLEAN):
+            return start(self._next_folder(), self.limits)
+        return self._forked(CONVERTERS[job.target].modules if isinstance(job, ConvertJob) else ())
+
+    def _forked(self, modules: Sequence[str]) -> Started:
+        """A process that has these modules: a copy of one that has imported them, or a new one."""
+        folder = self._next_folder()
+        if self.server is not None:
+            folder.mkdir(parents=True)
+            with suppress(OSError):
+                return Started(folder, self.server.start(folder / "job.json", folder / LOG, modules))
+        return start(folder, self.limits, modules)
 
     def _next_folder(self) -> Path:
         return self.folder / f"cell-{next(self.numbers):03}"
@@ -86,7 +114,8 @@ class Workshop:
 
 @contextmanager
 def interruptible(shop: Workshop) -> Iterator[None]:
-    """End all running cells when this block is left early, and those that still wait when it is left at all."""
+    """Fork cells inside; end all that run when this block is left early, and those that wait when it is left at all."""
+    shop.open()
     try:
         yield
     except BaseException:
@@ -98,7 +127,7 @@ def interruptible(shop: Workshop) -> Iterator[None]:
 
 def command(folder: Path, modules: Sequence[str] = ()) -> list[str]:
     """Make the folder; the command line that performs the job which is or will be written there."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     return [sys.executable, "-m", "lvexport.cell", str(folder / "job.json"), *modules]
 
 
@@ -159,20 +188,22 @@ def run_job(job: Job, started: Started, limits: Limits, stop: Stop) -> Any:
         raise CellError(str(error), tail(started.log)) from None
     finally:
         kill(started.process)
-    return read_answer(started.folder, started.process.returncode, started.log)
+    return read_answer(started.folder, started.process.returncode or 0, started.log)
 
 
-def watch(process: subprocess.Popen[bytes], limits: Limits, stop: Stop) -> None:
+def watch(process: subprocess.Popen[bytes] | Forked, limits: Limits, stop: Stop) -> None:
     """Wait for the end of a process. Raises CellError where it oversteps a limit."""
     memory = limits.memory or int(psutil.virtual_memory().total * MEMORY_SHARE)
     deadline = time.monotonic() + limits.seconds
-    family = Family(process.pid)
+    family: Family | None = None
     while process.poll() is None:
         if stop.is_set():
             raise CellError("it was stopped")
         if time.monotonic() > deadline:
             raise CellError(f"it took more than {limits.seconds:.0f} s and was ended; --timeout gives it longer")
-        if family.resident() > memory:
+        if family is None and process.pid is not None:
+            family = Family(process.pid)
+        if family is not None and family.resident() > memory:
             raise CellError(
                 f"it took more than {memory / 2**30:.1f} GiB of memory and was ended; --memory gives it more"
             )
@@ -213,8 +244,11 @@ def held(process: psutil.Process) -> int:
         return 0
 
 
-def kill(process: subprocess.Popen[Any]) -> None:
+def kill(process: subprocess.Popen[Any] | Forked) -> None:
     """End a process and all that it started."""
+    if isinstance(process, Forked):
+        process.kill()
+        return
     if process.poll() is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
