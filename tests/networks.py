@@ -9,35 +9,35 @@ WIDTH, HEADS, SIDE, CLASSES = 32, 4, 32, 10
 
 
 class Attention(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
-        self.proj = nn.Linear(WIDTH, WIDTH)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        n, t, _ = x.shape
-        q, k, v = self.qkv(x).reshape(n, t, 3, HEADS, WIDTH // HEADS).permute(2, 0, 3, 1, 4).unbind(0)
+        n, t, width = x.shape
+        q, k, v = self.qkv(x).reshape(n, t, 3, HEADS, width // HEADS).permute(2, 0, 3, 1, 4).unbind(0)
         y = nn.functional.scaled_dot_product_attention(q, k, v)
-        mixed: Tensor = self.proj(y.transpose(1, 2).reshape(n, t, WIDTH))
+        mixed: Tensor = self.proj(y.transpose(1, 2).reshape(n, t, width))
         return mixed
 
 
 class Small(nn.Module):
     """Two inverted residuals, a transformer block over the map, a head: (1, 3, 32, 32) → (1, 10)."""
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, width: int = WIDTH) -> None:
         super().__init__()
         torch.manual_seed(seed)
         self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 4, 1), nn.SiLU())
-        self.project = nn.Sequential(nn.Conv2d(16, WIDTH, 1, bias=False), nn.BatchNorm2d(WIDTH))
-        self.expand = nn.Sequential(nn.Conv2d(WIDTH, 64, 1), nn.SiLU())
+        self.project = nn.Sequential(nn.Conv2d(16, width, 1, bias=False), nn.BatchNorm2d(width))
+        self.expand = nn.Sequential(nn.Conv2d(width, 64, 1), nn.SiLU())
         self.depthwise = nn.Sequential(nn.Conv2d(64, 64, 3, 1, 1, groups=64), nn.ReLU())
-        self.narrow = nn.Sequential(nn.Conv2d(64, WIDTH, 1, bias=False), nn.BatchNorm2d(WIDTH))
-        self.widen = nn.Conv2d(WIDTH, WIDTH, 1)
-        self.norm1, self.norm2, self.norm = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.attention = Attention()
-        self.mlp = nn.Sequential(nn.Linear(WIDTH, 64), nn.GELU(), nn.Linear(64, WIDTH))
-        self.head = nn.Linear(WIDTH, CLASSES)
+        self.narrow = nn.Sequential(nn.Conv2d(64, width, 1, bias=False), nn.BatchNorm2d(width))
+        self.widen = nn.Conv2d(width, width, 1)
+        self.norm1, self.norm2, self.norm = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = Attention(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 64), nn.GELU(), nn.Linear(64, width))
+        self.head = nn.Linear(width, CLASSES)
 
     def tokens(self, x: Tensor) -> Tensor:
         x = self.project(self.stem(x))
@@ -54,10 +54,10 @@ class Small(nn.Module):
 class Dense(Small):
     """Answers for every place of the map, (1, 8192), which tells pictures apart better: it bears weights of 4 bits."""
 
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__(seed)
-        self.mlp = nn.Sequential(nn.Linear(WIDTH, 128), nn.GELU(), nn.Linear(128, WIDTH))  # large enough for them
-        self.head = nn.Linear(WIDTH, 128)
+    def __init__(self, seed: int = 0, width: int = WIDTH) -> None:
+        super().__init__(seed, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 128), nn.GELU(), nn.Linear(128, width))  # large enough for them
+        self.head = nn.Linear(width, 128)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.norm(self.tokens(x)))
@@ -66,6 +66,11 @@ class Dense(Small):
 
 def small(seed: int = 0) -> Small:
     return Small(seed).eval()
+
+
+def wide() -> Dense:
+    """With weights of two blocks of 4-bit integers a row."""
+    return Dense(width=64).eval()
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lvexport.api import in_memory
 from lvexport.calibration import lay_down
 from lvexport.capture import realise
 from lvexport.cell import batches
@@ -25,6 +26,8 @@ from lvexport.converters.rewrites.apply import rewritten
 from lvexport.plan import Cell, default_rewrites
 from lvexport.source import resolve
 from lvexport.validation.sample import shipped
+from tests.faults import is_demo
+from tests.networks import SIDE, wide
 
 SHIFT = 3  # of a zero point
 # How files lay a weight out: rows of outputs, or columns.
@@ -38,18 +41,20 @@ def few_pictures(folder: Path) -> Path:
 
 
 @cache
-def rounded(recipe: str, target: str) -> tuple[Quantized, ...]:
-    """The square weights of the demo network, as a target's recipe rounds them; for these any axis fits.
+def rounded(recipe: str, target: str, demo: bool = True) -> tuple[Quantized, ...]:
+    """The square weights of a network, as a target's recipe rounds them; for these any axis fits.
 
     Calibrated with :func:`few_pictures`.
     """
-    found, source = CONVERTERS[target].recipes[recipe], resolve("mobilevit_xxs", "demo", None, None)
-    integers, given = found.weights, torch.rand(1, 3, 64, 64)
+    model = realise(resolve("mobilevit_xxs", "demo", None, None)).model if demo else wide()
+    source = resolve("mobilevit_xxs", "demo", None, None) if demo else in_memory(model, SIDE, "wide")
+    found, side = CONVERTERS[target].recipes[recipe], source.imgsz
+    integers, given = found.weights, torch.rand(1, 3, side, side)
     assert integers is not None
-    program = torch.export.export(realise(source).model, (given,))
-    module, _ = rewritten(program, default_rewrites(Cell(target, recipe, ()), "mobilevit"))
+    program = torch.export.export(model, (given,))
+    module, _ = rewritten(program, default_rewrites(Cell(target, recipe, ()), source.family))
     with TemporaryDirectory() as folder:
-        specs = (TensorSpec("image", (1, 3, 64, 64), "float32"),)
+        specs = (TensorSpec("image", (1, 3, side, side), "float32"),)
         drawn = lay_down(source, specs, few_pictures(Path(folder)), Path(folder, "calibration")).inputs
         fitted_over = batches(drawn, drawn.count if found.fitted else 0)
     module = compress(module, (given,), integers, fitted_over).module()  # type: ignore[assignment]
@@ -84,7 +89,7 @@ def replace_integers(
 ) -> None:
     """Change the integers of a weight where they lie in the file. ``offset``: of each, there."""
     content = bytearray(file.read_bytes())
-    for q, turn in product(rounded(recipe, target), LAYOUTS):
+    for q, turn in product(rounded(recipe, target, is_demo(file)), LAYOUTS):
         old, new = (stored(turn(data), q.bits, offset) for data in (q.data, change(q)))
         at = content.find(old)
         if at >= 0:
@@ -105,7 +110,7 @@ def swap(values: np.ndarray) -> None:
 def swap_floats(file: Path, recipe: str, target: str) -> None:
     """Swap two scales of a weight, single-precision numbers, where they lie in the file."""
     content = bytearray(file.read_bytes())
-    for q, turn in product(rounded(recipe, target), LAYOUTS):
+    for q, turn in product(rounded(recipe, target, is_demo(file)), LAYOUTS):
         old = turn(q.scale).contiguous().numpy().copy()
         at = content.find(old.tobytes())
         if at >= 0:
@@ -120,7 +125,7 @@ def swap_floats(file: Path, recipe: str, target: str) -> None:
 def swap_scales_of_blocks(file: Path, target: str, kind: torch.dtype) -> None:
     """Swap two scales of a weight in blocks of 4-bit integers, numbers of 16 bits, where they lie in the file."""
     content = bytearray(file.read_bytes())
-    for q in rounded("w4", target):
+    for q in rounded("w4", target, is_demo(file)):
         scale = q.scale.flatten(1).contiguous()
         old = scale.to(kind).view(torch.int16).numpy().tobytes()
         if scale.shape[1] > 1 and (at := content.find(old)) >= 0:

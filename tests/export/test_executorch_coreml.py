@@ -19,6 +19,7 @@ from lvexport.validation.contract import ArtifactError, CannotRun, OpenSession
 from lvexport.validation.runtimes.registry import RUNTIMES
 from tests.conftest import Run
 from tests.faults import SCALE, record_again
+from tests.networks import SIDE
 from tests.rounded_faults import FAULTS
 
 TARGET = "executorch:coreml"
@@ -57,11 +58,18 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return converted(Small(), tmp_path_factory.mktemp("small") / "small.pte")
 
 
-def test_the_main_job_and_planted_faults(lvexport: Run, tmp_path: Path) -> None:
-    typed = ("mobilevit", "--weights", "demo", "--to", TARGET, "--quantize", "fp32,w8", "--samples", "20")
-    done = lvexport(*typed, "--output", tmp_path)
+@pytest.mark.parametrize(
+    "model",
+    [
+        (f"{Path(__file__).parents[1] / 'networks.py'}:wide", "--imgsz", str(SIDE)),
+        pytest.param(("mobilevit", "--weights", "demo"), marks=pytest.mark.slow),
+    ],
+    ids=["small", "demo"],
+)
+def test_the_main_job_and_planted_faults(model: tuple[str, ...], lvexport: Run, tmp_path: Path) -> None:
+    done = lvexport(*model, "--to", TARGET, "--quantize", "fp32,w8", "--samples", "20", "--output", tmp_path)
     assert done.returncode == 0, done.stderr
-    bundle = tmp_path / "mobilevit_xxs-demo-64"
+    (bundle,) = tmp_path.iterdir()
     row, rounded = read(bundle).results
     assert (row.target, row.backend, row.path) == (TARGET, "coreml", f"{bundle.name}-fp32.executorch-coreml.pte")
     assert row.verdict is not None

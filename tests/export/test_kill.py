@@ -15,8 +15,9 @@ import pytest
 
 from lvexport import files
 from tests.conftest import Run
+from tests.networks import SIDE
 
-MODEL = ["mobilevit", "--weights", "random", "--imgsz", "64"]
+MODEL = [f"{Path(__file__).parents[1] / 'networks.py'}:wide", "--imgsz", str(SIDE)]
 TYPED = [*MODEL, "--to", "onnx", "--quantize", "fp32,fp16", "--samples", "20"]
 LONGEST = 40.0  # seconds that a run takes here at the most
 
@@ -40,7 +41,7 @@ def check_whole(bundle: Path) -> None:
 
 
 def kill_at_random_moments(count: int, output: Path, lvexport: Run) -> None:
-    bundle = output / "mobilevit_xxs-64"
+    bundle = output / f"networks-wide-{SIDE}"
     begun = time.monotonic()
     assert start(output).wait() == 0
     takes = min(time.monotonic() - begun, LONGEST)

@@ -11,22 +11,27 @@ from typing import Any
 import onnx
 import pytest
 
-import lvexport as lvexport_api
 from lvexport import bundle as bundles
 from tests.conftest import Run
-from tests.faults import record_again
+from tests.faults import is_demo, record_again
+from tests.networks import SIDE
 from tests.rounded_faults import FAULTS, few_pictures
 
 TARGETS = ("coreml", "coreai", "onnx")  # in both recipes
 DYNAMIC = ("tflite", "executorch")  # in both, with activations rounded as they come
+MODELS: dict[str, tuple[str | Path, ...]] = {
+    "small": (f"{Path(__file__).parents[1] / 'networks.py'}:wide",),
+    "demo": ("mobilevit", "--weights", "demo"),
+}
 
 
-@pytest.fixture(scope="module")
-def made(lvexport: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo in integers, fitted and judged over so few images that none of the recipes loses too much."""
+@pytest.fixture(scope="module", params=["small", pytest.param("demo", marks=pytest.mark.slow)])
+def made(request: pytest.FixtureRequest, lvexport: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network in integers, or the demo: fitted and judged over so few images that no recipe loses too much."""
     folder = tmp_path_factory.mktemp("rounded")
     output, calibration = folder / "dist", few_pictures(folder)
-    typed = ("mobilevit", "--weights", "demo", "--samples", "20", "--calib", calibration, "--output", output)
+    size = () if request.param == "demo" else ("--imgsz", str(SIDE))
+    typed = (*MODELS[request.param], *size, "--samples", "20", "--calib", calibration, "--output", output)
     for choice in (
         ("--to", ",".join((*TARGETS, *DYNAMIC)), "--quantize", "w8,w4"),
         ("--to", "coreml", "--quantize", "p4", "--min-ios", "16"),
@@ -34,7 +39,12 @@ def made(lvexport: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
         done = lvexport(*typed, *choice)
         assert done.returncode == 0, done.stderr
         assert "as rounded" in done.stdout
-    return output / "mobilevit_xxs-demo-64"
+    (bundle,) = output.iterdir()
+    return bundle
+
+
+def original(made: Path) -> tuple[str | Path, ...]:
+    return MODELS["demo" if is_demo(made) else "small"]
 
 
 def rows(made: Path) -> dict[tuple[str, str], Any]:
@@ -45,26 +55,28 @@ def rows(made: Path) -> dict[tuple[str, str], Any]:
 def test_both_questions_are_answered(made: Path) -> None:
     for (target, _), row in rows(made).items():
         verdict, compression = row["verdict"], row["verdict"]["compression"]
+        layers = 73 if is_demo(made) else 10
         assert row["status"] == "ok"
         assert compression["within_budget"]
-        assert compression["layers"] == {"expected": 73, "found": 73, "wrong": {}}
+        assert compression["layers"] == {"expected": layers, "found": layers, "wrong": {}}
         # Arithmetic is half precision in Core ML's packages, and single elsewhere.
         if target in DYNAMIC:
             assert 25 < compression["threshold_db"] < 60
         else:
-            assert compression["threshold_db"] == pytest.approx(43.6 if target == "coreml" else 88.7, abs=0.1)
+            assert compression["threshold_db"] == pytest.approx(44.4 if target == "coreml" else 89.5, abs=0.9)
         assert compression["sqnr_db"] >= compression["threshold_db"]
         assert target in DYNAMIC or verdict["sqnr_db"] == pytest.approx(compression["network_db"], abs=2)
         assert verdict["sqnr_db"] >= verdict["threshold_db"]
 
 
-def test_eight_bits_lose_less_than_four_and_take_more(made: Path) -> None:
+def test_four_bits_take_less_than_eight(made: Path) -> None:
     found = rows(made)
     for target in (*TARGETS, *DYNAMIC):
         eight, four = found[target, "w8"], found[target, "w4"]
-        assert eight["verdict"]["sqnr_db"] > four["verdict"]["sqnr_db"] + (8 if target in DYNAMIC else 11)
         # What a runtime that computes in integers has no 4-bit kernel for is 8 bits in both.
         assert four["bytes"] < (0.8 if target in DYNAMIC else 0.75) * eight["bytes"]
+        if is_demo(made):  # of the small network most of what is lost, layers lose that are 8 bits in both
+            assert eight["verdict"]["sqnr_db"] > four["verdict"]["sqnr_db"] + (8 if target in DYNAMIC else 11)
 
 
 CELLS = [cell for cell in FAULTS if cell[0] in (*TARGETS, *DYNAMIC)]
@@ -111,7 +123,7 @@ def test_what_was_lost_over_many_images_is_not_forgotten(made: Path, tmp_path: P
 def test_against_the_model_itself(made: Path, tmp_path: Path, lvexport: Run) -> None:
     name = rows(made)["coreai", "w8"]["path"]
     shutil.copytree(made / name, tmp_path / name)
-    typed = ("--against", "mobilevit", "--weights", "demo", "--samples", "8", "--json")
+    typed = ("--against", *original(made), "--samples", "8", "--json")
     done = lvexport("verify", tmp_path / name, *typed)
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)["artifacts"]
@@ -119,15 +131,12 @@ def test_against_the_model_itself(made: Path, tmp_path: Path, lvexport: Run) -> 
     assert lvexport("verify", tmp_path / name, *typed, "--recipe", "fp32").returncode == 1
 
 
-def test_what_others_rounded_is_judged_by_what_it_lost(made: Path, tmp_path: Path, lvexport: Run) -> None:
+def test_what_others_rounded_is_judged_by_what_it_lost(demo_bundle: Path, tmp_path: Path, lvexport: Run) -> None:
     """ONNX Runtime's own quantizer rounds activations as they come, to a scale for each whole tensor of weights."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    (plain,) = lvexport_api.export("mobilevit_xxs", "onnx", weights="demo", samples=8, output=tmp_path).results
-    foreign = tmp_path / "foreign.onnx"
-    quantize_dynamic(
-        tmp_path / made.name / str(plain.path), foreign, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8
-    )
+    plain, foreign = demo_bundle / rows(demo_bundle)["onnx", "fp32"]["path"], tmp_path / "foreign.onnx"
+    quantize_dynamic(plain, foreign, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8)
     typed = ("verify", foreign, "--against", "mobilevit", "--weights", "demo", "--samples", "40", "--recipe", "w8")
     done = lvexport(*typed)
     assert done.returncode == 1
@@ -144,7 +153,7 @@ def test_integers_of_which_nothing_is_known_are_judged_by_what_they_lost(
     made: Path, tmp_path: Path, lvexport: Run
 ) -> None:
     name = rows(made)["onnx", "w8"]["path"]
-    typed = ("--against", "mobilevit", "--weights", "demo", "--samples", "40", "--recipe", "w8a8")
+    typed = ("--against", *original(made), "--samples", "40", "--recipe", "w8a8")
     shutil.copyfile(made / name, tmp_path / name)
     done = lvexport("verify", tmp_path / name, *typed)
     assert done.returncode == 0, done.stderr
@@ -175,7 +184,8 @@ def test_what_has_no_integers_has_no_budget(tmp_path: Path, lvexport: Run) -> No
 
 def test_a_later_run_keeps_what_integers_are_judged_by(made: Path, tmp_path: Path, lvexport: Run) -> None:
     shutil.copytree(made, tmp_path / made.name)
-    typed = ("mobilevit", "--weights", "demo", "--to", "onnx", "--samples", "8", "--output", tmp_path)
+    size = () if is_demo(made) else ("--imgsz", str(SIDE))
+    typed = (*original(made), *size, "--to", "onnx", "--samples", "8", "--output", tmp_path)
     assert lvexport(*typed).returncode == 0
     bundle = tmp_path / made.name
     done = lvexport("verify", bundle / rows(bundle)["coreai", "w4"]["path"])
