@@ -48,7 +48,10 @@ class Forked:
         """End it and all that it started; where there is no process yet, it ends as soon as it is there."""
         self.stdin.close()
         self._listen(0)
-        if self.pid is None or self.returncode is not None:
+        if self.returncode is not None:
+            return
+        if self.pid is None:
+            self._end(-signal.SIGKILL)
             return
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)  # it may not have a group of its own yet
@@ -57,7 +60,11 @@ class Forked:
 
     def _listen(self, seconds: float | None) -> bool:
         """Hear what the server tells within so many seconds; whether it told anything."""
-        if self._status is None or not select.select([self._status], [], [], seconds)[0]:
+        if self._status is None:
+            return False
+        waiting = select.poll()
+        waiting.register(self._status, select.POLLIN)
+        if not waiting.poll(None if seconds is None else 1000 * seconds):
             return False
         told = os.read(self._status, 64)
         self._told += told
@@ -69,10 +76,13 @@ class Forked:
                 with suppress(ProcessLookupError):
                     os.kill(self.pid, signal.SIGKILL)
         if code is not None:
-            self.returncode = code
-            os.close(self._status)
-            self._status = None
+            self._end(code)
         return True
+
+    def _end(self, code: int) -> None:
+        assert self._status is not None
+        os.close(self._status)
+        self.returncode, self._status = code, None
 
 
 class ForkServer:
