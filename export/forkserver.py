@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import NoReturn
 
 BASE = ("torch", "lvexport.cell")
-BRANCHES = 4  # that are kept: each holds up to 0.3 GiB that it does not share
+# That are kept, each of which holds up to 0.3 GiB that it does not share: no more conversions go on at once.
+BRANCHES = max(2, os.cpu_count() or 1)
 PACKET = 1 << 16
 
 
