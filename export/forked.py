@@ -16,6 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 
 HERE = sys.platform == "linux"  # elsewhere libraries do not bear to be forked
+# OpenBLAS starts its threads when NumPy is imported, and what has threads is not forked. PyTorch starts its own when it
+# first needs them.
+UNTHREADED = {"OPENBLAS_NUM_THREADS": "1"}
 CLOSING_SECONDS = 2.0  # for a server that may be importing something
 
 
@@ -122,7 +125,7 @@ class ForkServer:
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
-                    env=dict(self._environment),
+                    env={**self._environment, **UNTHREADED},
                     start_new_session=True,  # Ctrl-C in the terminal reaches only us
                 )
         return self._requests

@@ -131,4 +131,5 @@ def test_converters_start_no_threads_when_imported(target: str) -> None:
     code = "import sys; from importlib import import_module; from lvexport.forkserver import is_single_threaded\n"
     code += "for module in sys.argv[1:]: import_module(module)\nsys.exit(not is_single_threaded())"
     line = [sys.executable, "-c", code, "torch", "lvexport.cell", *CONVERTERS[target].modules]
-    subprocess.run(line, env=environment(Limits()), capture_output=True, check=True)
+    given = environment(Limits(threads=4)) | forked.UNTHREADED
+    subprocess.run(line, env=given, capture_output=True, check=True)
