@@ -39,7 +39,7 @@ Exit codes: 0 done and verified; 1 built but a verdict failed; 2 usage; 3 a conv
 app = App(
     name="lvexport",
     help=MAIN_HELP,
-    help_format="plaintext",
+    help_format="markdown",
     version=lambda: lvexport.__version__,
     suppress_keyboard_interrupt=False,
 )

@@ -9,6 +9,9 @@ was, what some family has or what all families have, whichever brings most and c
 ``--add`` searches nothing: it measures the rows of the table with the rewrites named, and without those of ``--drop``,
 beside these rows as they are, and none, and keeps them where no network of the family loses. What has been measured is
 in runs/learn and is not measured again. ``--write`` only writes the table anew; targets and families may be named.
+
+What leaves ExecuTorch's delegate may be faster on the processor that learns, but is slow where kernels outside are,
+and stays in floating point. So what makes more than one call of the delegate is not taken, however fast it is.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ from lvexport.converters.rewrites.defaults import OTHERS, TABLE, default
 from lvexport.converters.rewrites.registry import REWRITES
 from lvexport.errors import CellError
 from lvexport.inputs import normalisation
-from lvexport.jobs import CAPTURE, CaptureJob, ConvertJob, Job
+from lvexport.jobs import CAPTURE, DESCRIPTION, CaptureJob, ConvertJob, DescribeJob, Job
 from lvexport.models.registry import ENTRIES
 from lvexport.plan import Cell, cells, measured_here
 from lvexport.processes import Stop
@@ -59,6 +62,7 @@ TARGETS = {
 }
 # Half precision is in the weights alone there, and the arithmetic that of the other recipe.
 SAME = {("tflite", "fp16"): "fp32"}
+DELEGATED, CALLS = "executorch", 1  # of the delegate, at most
 ROUNDS = 25  # by which a row is accepted: more than in a search, for what it decides holds for everyone
 ROOT = Path(__file__).parent.parent
 WORK = ROOT / "runs" / "learn"
@@ -76,18 +80,39 @@ class Here:
         """The job's result, as plain JSON. Raises CellError where it fails."""
         if isinstance(job, ConvertJob) and (earlier := self.made.setdefault(form(job), job.out)) != job.out:
             return self.again(earlier, job.out)
-        from lvexport.cell import perform
-
-        answer = perform(job)
-        if answer.failure is not None:
-            raise CellError(answer.failure.message, answer.failure.traceback)
-        return answer.result
+        result = performed(job)
+        if isinstance(job, ConvertJob) and job.target == DELEGATED and job.rewrites:
+            refuse_parts(job.out)
+        return result
 
     def again(self, earlier: Path, out: Path) -> None:
         """Take what was made of the same program before."""
         if not earlier.exists():
-            raise CellError("it could not be converted before either")
+            raise CellError("it could not be made before either")
         (shutil.copytree if earlier.is_dir() else shutil.copyfile)(earlier, out)
+
+
+def performed(job: Job) -> Any:
+    """The job's result. Raises CellError where it fails."""
+    from lvexport.cell import perform
+
+    answer = perform(job)
+    if answer.failure is not None:
+        raise CellError(answer.failure.message, answer.failure.traceback)
+    return answer.result
+
+
+def refuse_parts(program: Path) -> None:
+    """Raise CellError, and remove the program, where it makes more calls of its delegate than a row may."""
+    if (made := calls(program)) > CALLS:
+        program.unlink()
+        raise CellError(f"it makes {made} calls of the delegate")
+
+
+def calls(program: Path) -> int:
+    """How many calls of its delegate an ExecuTorch program makes."""
+    operators = DESCRIPTION.validate_python(performed(DescribeJob(DELEGATED, program))).operators
+    return sum(n for name, n in operators.items() if name.startswith("delegate "))
 
 
 def form(job: ConvertJob) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,16 @@ def test_a_minimal_script_makes_what_ours_is_timed_with(demo_bundle: Path, tmp_p
     assert found["ours"]["operators"] > 0
     assert found["minimal"]["operators"] > 0
     assert found["ours"]["bytes"] == own.stat().st_size
+    assert page.ratio(found) == f"{found['ratio']:.2f} ({low:.2f}–{high:.2f})"
+
+
+def test_a_file_is_not_timed_against_itself(demo_bundle: Path, tmp_path: Path) -> None:
+    (own,) = demo_bundle.glob("*-fp32.onnx.onnx")
+    minimal = shutil.copyfile(own, tmp_path / "minimal.onnx")
+    found = bench.compare("onnx", minimal, own)
+    assert found["ratio"] == 1
+    assert found["ours_ms"] == found["minimal_ms"] > 0
+    assert page.ratio(found) == "same file"
 
 
 def test_time_is_that_of_all_processes() -> None:

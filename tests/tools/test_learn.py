@@ -61,6 +61,36 @@ def test_what_fails_fails_each_time(captured: Captured, tmp_path: Path) -> None:
             here.do(ConvertJob("onnx", "nonsense", {}, captured, tmp_path / name))
 
 
+class Parted(nn.Module):
+    """Two convolutions, and between them what XNNPACK has no kernel for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.second = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.second(self.norm(self.first(x)).cumsum(3)).mean(dim=(2, 3))
+        return y
+
+
+def test_what_leaves_the_delegate_is_not_learned(tmp_path: Path) -> None:
+    here = learn.Here(tmp_path)
+    for model, parts in ((Small(), 1), (Parted(), 2)):
+        path = tmp_path / f"{parts}.pt2"
+        torch.export.save(torch.export.export(model.eval(), (torch.rand(1, 3, 8, 8),)), path)
+        program = Captured(path, (TensorSpec("image", (1, 3, 8, 8), "float32"),), (TensorSpec("y", (1, 8), "float32"),))
+        plain, rewritten = (tmp_path / f"{parts}-{kind}.pte" for kind in ("plain", "rewritten"))
+        here.do(ConvertJob("executorch", "fp32", {}, program, plain))
+        assert learn.calls(plain) == parts
+        job = ConvertJob("executorch", "fp32", {}, program, rewritten, ("batch-norms",))
+        if parts == 1:
+            here.do(job)
+        else:
+            with pytest.raises(CellError, match="2 calls of the delegate"):
+                here.do(job)
+        assert rewritten.exists() == (parts == 1)
+
+
 class Priced(Search):
     """A search in which each rewrite has a price."""
 

@@ -13,8 +13,8 @@ Our artifacts beside those of the converters' own minimal scripts (`tools/bench/
 minimal script's, with its least and largest value among the repetitions. *roof*: the share of this core's fastest
 matrix product that our artifact's fastest run reaches, two operations for every multiply-accumulate of the network.
 Bytes and operators, as `lvexport info` counts them, of the minimal script's artifact and of ours, do not depend on the
-processor; a delegate's call counts as one. Where a family has no rewrites for TFLite, both models are the same program,
-and what their ratio is off 1.00 is noise.
+processor; a delegate's call counts as one. Where a family has no rewrites for TFLite, both models are the same program:
+*same file*, if they are so byte for byte; otherwise what their ratio is off 1.00 is noise.
 
 """
 COLD = """
@@ -73,6 +73,8 @@ def ratio(measured: dict[str, Any]) -> str:
     """A ratio with its spread, or a dash."""
     if "ratio" not in measured:
         return "–"
+    if measured.get("same"):
+        return "same file"
     low, high = measured["spread"]
     return f"{measured['ratio']:.2f} ({low:.2f}–{high:.2f})"
 
