@@ -17,11 +17,10 @@ from typing import Any
 
 from lvexport import machine
 from lvexport.converters.rewrites.defaults import default
-from lvexport.jobs import DESCRIPTION, DescribeJob
 from lvexport.models.registry import ENTRIES
 from lvexport.plan import cells
 from lvexport.tuning import Names, Search
-from tools.learn import Here, compare, search
+from tools.learn import DELEGATED, Here, compare, parts, search
 
 TARGETS = ("executorch", "tflite", "onnx")
 RECIPE = "fp32"
@@ -64,10 +63,8 @@ def outcome(made: Search, names: Names) -> dict[str, Any]:
     """Ratio and calls of one network with these rewrites."""
     found = {"rewrites": names, **(compare(made, names) if names else {"ratio": 1.0, "spread": [1.0, 1.0]})}
     artifact = made.make(names)
-    if made.cell.target == "executorch" and artifact is not None:
-        described = DESCRIPTION.validate_python(made.shop.do(DescribeJob("executorch", artifact)))
-        outside = {name: n for name, n in described.operators.items() if not name.startswith("delegate ")}
-        found |= {"calls": sum(described.operators.values()) - sum(outside.values()), "outside": outside}
+    if made.cell.target == DELEGATED and artifact is not None:
+        found["calls"], found["outside"] = parts(artifact)
     return found
 
 

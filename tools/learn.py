@@ -73,6 +73,7 @@ class Here:
     """Performs jobs in this process, which loads a converter once, and converts the same program once."""
 
     folder: Path
+    most_calls: int | None = None  # of the delegate, that a rewritten program may make
     stop: Stop = field(default_factory=Stop)
     made: dict[str, Path] = field(default_factory=dict)
 
@@ -81,8 +82,8 @@ class Here:
         if isinstance(job, ConvertJob) and (earlier := self.made.setdefault(form(job), job.out)) != job.out:
             return self.again(earlier, job.out)
         result = performed(job)
-        if isinstance(job, ConvertJob) and job.target == DELEGATED and job.rewrites:
-            refuse_parts(job.out)
+        if isinstance(job, ConvertJob) and job.target == DELEGATED and job.rewrites and self.most_calls is not None:
+            refuse_parts(job.out, self.most_calls)
         return result
 
     def again(self, earlier: Path, out: Path) -> None:
@@ -102,17 +103,18 @@ def performed(job: Job) -> Any:
     return answer.result
 
 
-def refuse_parts(program: Path) -> None:
-    """Raise CellError, and remove the program, where it makes more calls of its delegate than a row may."""
-    if (made := calls(program)) > CALLS:
+def refuse_parts(program: Path, most: int) -> None:
+    """Raise CellError, and remove the program, where it makes more calls of its delegate than so many."""
+    if (made := parts(program)[0]) > most:
         program.unlink()
         raise CellError(f"it makes {made} calls of the delegate")
 
 
-def calls(program: Path) -> int:
-    """How many calls of its delegate an ExecuTorch program makes."""
+def parts(program: Path) -> tuple[int, dict[str, int]]:
+    """How many calls of its delegate an ExecuTorch program makes, and how many of each operator stand outside."""
     operators = DESCRIPTION.validate_python(performed(DescribeJob(DELEGATED, program))).operators
-    return sum(n for name, n in operators.items() if name.startswith("delegate "))
+    outside = {name: n for name, n in operators.items() if not name.startswith("delegate ")}
+    return sum(operators.values()) - sum(outside.values()), outside
 
 
 def form(job: ConvertJob) -> str:
@@ -162,7 +164,7 @@ def starts(cell: Cell, family: str) -> tuple[Names, ...]:
 
 def learn(cell: Cell, family: str, folder: Path, rounds: int = 1) -> dict[str, Any]:
     """The family's rewrites, and what they bring to its networks."""
-    searches = [search(Here(folder), cell, name, rounds) for name in FAMILIES[family]]
+    searches = [search(Here(folder, CALLS), cell, name, rounds) for name in FAMILIES[family]]
     names = searches[0].run().rewrites
     say(f"{cell.label} {family}", f"found {', '.join(names) or 'none'}")
     while names:
@@ -196,7 +198,7 @@ def alter(cell: Cell, family: str, folder: Path, change: Change) -> dict[str, An
     if not {*names} <= {*tuning.allowed(cell)}:
         return None
     for name in FAMILIES.get(family, NETWORKS):
-        made = search(Here(folder), cell, name)
+        made = search(Here(folder, CALLS), cell, name)
         sets = [(), row_now, names]
         if None in map(made.make, sets):
             return None
@@ -254,7 +256,8 @@ def learn_others(cell: Cell, rows: Sequence[dict[str, Any]], folder: Path) -> di
     """
     candidates = list(dict.fromkeys([default(cell.target, cell.recipe, OTHERS), any_of(rows), common(rows)]))
     candidates = [names for names in candidates if names and {*names} <= {*tuning.allowed(cell)}]
-    found = {name: beside(search(Here(folder), cell, name), candidates) for name in NETWORKS} if candidates else {}
+    measured = NETWORKS if candidates else ()
+    found = {name: beside(search(Here(folder, CALLS), cell, name), candidates) for name in measured}
     best, least = row(cell, (), {}), 1.0
     for i, names in enumerate(candidates):
         networks = {name: each[i] for name, each in found.items()}
