@@ -14,10 +14,7 @@ INTEGERS = ("integers", "every recipe")  # programs with rounded layers, which a
 
 @cache
 def table() -> dict[str, Any]:
-    """``rewrites``: target → recipe → family → names, in order; ``measured``: what that brought, in the same places.
-
-    ``by hand``: of targets with rows that were chosen without the tuner, what these brought.
-    """
+    """``rewrites``: target → recipe → family → names, in order; ``measured``: what that brought, in the same places."""
     found: dict[str, Any] = json.loads(TABLE.read_text())
     return found
 
