@@ -33,7 +33,7 @@ _NO_NARROW = "XNNPACK's layers with 4-bit weights round activations as they come
 class ExecuTorch:
     """``fp16`` computes in half precision between single-precision inputs and outputs, ``w8`` in integers.
 
-    Normalisation and GELU stay in single precision, within the delegate.
+    Normalisation, GELU and hard sigmoid stay in single precision, within the delegate.
 
     XNNPACK has no kernels for integer weights alone: what layers take is rounded to 8 bits as it comes.
     """
@@ -77,8 +77,9 @@ def halved(program: ExportedProgram) -> ExportedProgram:
     from lvexport.converters.halves import halve
     from lvexport.converters.rewrites.activations import spell_silu
 
-    # GELU it has in single precision alone; SiLU torch would take apart as one of single precision.
-    return halve(program, [spell_silu], wide=[ops.aten.gelu.default])
+    # GELU it has in single precision alone; SiLU torch would take apart as one of single precision. Hard sigmoid is a
+    # product with a sixth, which in half precision is 2e-4 too small, so that all gates would err to the same side.
+    return halve(program, [spell_silu], wide=[ops.aten.gelu.default, ops.aten.hardsigmoid.default])
 
 
 def lowered_in_integers(program: ExportedProgram, integers: Integers) -> tuple[Any, Delegation, tuple[str, ...]]:

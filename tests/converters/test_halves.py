@@ -161,6 +161,18 @@ def test_hard_sigmoids_are_taken_whole(half: bool, tmp_path: Path) -> None:
     assert decibels(wanted, ran(artifact, x)) > (55 if half else 110)
 
 
+def test_hard_sigmoids_are_not_all_too_small(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Hardsigmoid(), torch.randn(1, 4096)
+    edge, delegation = executorch.lowered(for_xnnpack(executorch.halved(exported(model, x))))
+    assert (delegation.calls, delegation.outside) == (1, {})
+    artifact = tmp_path / "hard.pte"
+    artifact.write_bytes(edge.to_executorch().buffer)
+    error = ran(artifact, x) - model(x)
+    assert error.mean().abs() < 2e-5  # -1e-4 where a sixth is rounded to half precision
+    assert error.std() < 2e-4
+
+
 def test_conversions_beside_what_stays_outside_are_run(tmp_path: Path) -> None:
     class Outside(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
