@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -41,18 +41,16 @@ class _Half(nn.Module):
         return tuple(y.float() if y.is_floating_point() else y for y in outputs)
 
 
-def halve(
-    program: ExportedProgram, rewrites: Sequence[Callable[[GraphModule], None]] = (), wide: Sequence[Any] = ()
-) -> ExportedProgram:
+def halve(program: ExportedProgram, wide: Sequence[Any] = ()) -> ExportedProgram:
     """The same program with weights and arithmetic in half precision; inputs and outputs keep their types.
 
     Batch normalisation is folded into convolutions while both are in single precision: folded in half, every channel's
     factor would be rounded, and such errors do not average out. Normalisation is computed in single precision between
     casts, also where it is written out, for it sums squares over the width or more, which leave the range of half
-    precision; and so are the operations ``wide``. ``rewrites`` come first. What depends on no input, as encodings of
-    positions do, is computed in single precision here.
+    precision; and so are the operations ``wide``. What depends on no input, as encodings of positions do, is computed
+    in single precision here.
     """
-    module = rewritten(program, fold_constants, fold_batch_norms, *rewrites, _halve_types)
+    module = rewritten(program, fold_constants, fold_batch_norms, _halve_types)
     constants = _widen(module, {*calls(module, *NORMS, *wide), *_spelled_norms(module)})
     module.half()
     for name, value in constants.items():

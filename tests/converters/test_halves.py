@@ -173,6 +173,17 @@ def test_hard_sigmoids_are_not_all_too_small(tmp_path: Path) -> None:
     assert error.std() < 2e-4
 
 
+@pytest.mark.parametrize("model", [nn.SiLU(), nn.Sigmoid()], ids=str)
+def test_sigmoids_err_no_more_than_rounding_does(model: nn.Module, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 4096).half().float()
+    edge, delegation = executorch.lowered(for_xnnpack(executorch.halved(exported(model, x))))
+    assert (delegation.calls, delegation.outside) == (1, {})
+    artifact = tmp_path / "sigmoid.pte"
+    artifact.write_bytes(edge.to_executorch().buffer)
+    assert decibels(model(x), ran(artifact, x)) > 72  # 66 to 68 in XNNPACK's half precision
+
+
 def test_conversions_beside_what_stays_outside_are_run(tmp_path: Path) -> None:
     class Outside(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
