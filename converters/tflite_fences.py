@@ -50,17 +50,22 @@ _LEFT = frozenset(
     }
 )
 
+# These it computes in integers between roundings, for which XNNPACK has no kernels: LiteRT's own rounds on the way, and
+# with seven of them a network took eight times as long, on x86-64, as with steps to floating point and back.
+_SLOW = frozenset({ATEN.hardswish.default})
+
 # Between roundings, these are as they would be in floating point.
 _ON_ONE_GRID = (ATEN.cat.default, ATEN.max_pool2d.default)
 
 
-def fence(module: GraphModule) -> int | None:
+def fence(module: GraphModule, fast: bool) -> int | None:
     """Put an operator between rounded numbers and what would take others to their grid; which, None where none is.
 
+    ``fast``: also around operations that are faster in floating point, which a device of integers alone has not.
     Raises ConversionError where the program has all of them.
     """
     free = next((f for f in FENCES if not calls(module, f)), None)
-    edges = list(_edges(module))
+    edges = list(_edges(module, _LEFT - _SLOW if fast else _LEFT))
     if not edges:
         return None
     if free is None:
@@ -74,17 +79,17 @@ def fence(module: GraphModule) -> int | None:
     return FENCES[free]
 
 
-def _edges(module: GraphModule) -> Iterator[tuple[Node, Node]]:
+def _edges(module: GraphModule, left: frozenset[Any]) -> Iterator[tuple[Node, Node]]:
     """Each number that is to stay in floating point, with what takes it."""
     for node in module.graph.nodes:
         if is_call(node, *axes.VIEWS) and len(set(_grids(_reading(node)))) > 1:
             yield from ((node, user) for user in node.users if _grid(user) is not None)
-        if node.op != "call_function" or node.target in _LEFT or _is_rounding(node) or _is_of_layer(node):
+        if node.op != "call_function" or node.target in left or _is_rounding(node) or _is_of_layer(node):
             continue
         rounding = [user for user in node.users if _is_rounding(user)]
         if _is_joined(node, rounding):
             yield from (
-                (given, node) for given in node.all_input_nodes if not _is_rounded(given) and not _is_own(given)
+                (given, node) for given in node.all_input_nodes if not _is_rounded(given) and not _is_own(given, left)
             )
             continue
         yield from ((given, node) for given in node.all_input_nodes if _is_rounded(given))
@@ -96,9 +101,9 @@ def _is_joined(node: Node, rounding: list[Node]) -> bool:
     return node.target in _ON_ONE_GRID and len(rounding) == len(node.users) and not _regrids(node, rounding)
 
 
-def _is_own(given: Node) -> bool:
+def _is_own(given: Node, left: frozenset[Any]) -> bool:
     """Whether what is in floating point may be made on the grid of the one that takes it."""
-    return given.target in _LEFT and len(given.users) == 1
+    return given.target in left and len(given.users) == 1
 
 
 def _grids(node: Node) -> Iterator[tuple[Any, ...] | None]:

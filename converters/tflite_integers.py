@@ -28,10 +28,11 @@ _ALIGNMENT = 16  # of constants in the file, in bytes (schema.fbs, ``force_align
 def write_layers(program: ExportedProgram, out: Path, floats: bool, edit: Callable[[Any], None] | None = None) -> None:
     """Write a program with roundings as a model in which integers compute what lies between them.
 
-    ``floats``: the model takes and gives single precision, else the integers that its first and last layers do.
+    ``floats``: the model takes and gives single precision, and computes in it what is faster so; else the integers that
+    its first and last layers do go in and come out.
     ``edit`` changes the model in place.
     """
-    model = converted(program)
+    model = converted(program, floats)
     if edit is not None:
         edit(model)
     if floats:
@@ -47,8 +48,11 @@ def write(model: Any, out: Path) -> None:
     out.write_bytes(bytes(builder.Output()))
 
 
-def converted(program: ExportedProgram) -> Any:
-    """The model as the converter makes it, with integers between roundings and nowhere else."""
+def converted(program: ExportedProgram, floats: bool) -> Any:
+    """The model as the converter makes it, with integers between roundings and nowhere else.
+
+    ``floats``: but in what is faster in single precision.
+    """
     import litert_torch
     from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
     from litert_torch.quantize.quant_config import QuantConfig
@@ -56,7 +60,7 @@ def converted(program: ExportedProgram) -> Any:
     # The quantizer is not used: only through it is the converter told what to do with roundings.
     static = PT2EQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True, is_dynamic=False))
     module = with_float_weights(program)
-    kind = fence(module)
+    kind = fence(module, floats)
     made = litert_torch.convert(module, examples(program), quant_config=QuantConfig(static))
     model = schema.ModelT.InitFromPackedBuf(made.model_content(), 0)
     if kind is not None:

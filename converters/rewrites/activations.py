@@ -11,10 +11,15 @@ from torch.fx import GraphModule, Node
 from lvexport.converters.rewrites.graph import ATEN, arguments, call, calls, is_call, prune, replace, shape
 
 _GATES = {ATEN.sigmoid.default: ATEN.silu.default, ATEN.hardsigmoid.default: ATEN.hardswish.default}
+_SCALED = (ATEN.mul.Tensor, ATEN.mul.Scalar, ATEN.div.Tensor, ATEN.div.Scalar)
 
 
 def name_activations(module: GraphModule) -> None:
-    """Write x·sigmoid(x) as SiLU, x·hardsigmoid(x) as hard swish, and x/2·(1 + erf(x/√2)) as GELU."""
+    """Write relu6(x + 3)/6 as hard sigmoid, x·sigmoid(x) as SiLU, x·hardsigmoid(x) as hard swish, and GELU by erf.
+
+    GELU by erf is x/2·(1 + erf(x/√2)).
+    """
+    _name_hard_sigmoids(module)
     for product in calls(module, ATEN.mul.Tensor):
         for gate, x in (product.args[:2], product.args[1::-1]):
             named = _gated(gate, x) or _gelu(product, gate, x)
@@ -22,6 +27,41 @@ def name_activations(module: GraphModule) -> None:
                 replace(product, call(product, *named))
                 break
     prune(module)
+
+
+def _name_hard_sigmoids(module: GraphModule) -> None:
+    """The sixth may be taken of the bounded sum itself, or of its product with something."""
+    for node in calls(module, *_SCALED):
+        product = _scaled(node, 1 / 6)
+        if product is None:
+            continue
+        if (x := _summed(product)) is not None:
+            replace(node, call(node, ATEN.hardsigmoid.default, x))
+        elif is_call(product, ATEN.mul.Tensor) and len(product.users) == 1:
+            _name_gate(node, product)
+    prune(module)
+
+
+def _name_gate(node: Node, product: Node) -> None:
+    for gate, other in (product.args[:2], product.args[1::-1]):
+        x = _summed(gate)
+        if x is not None and isinstance(other, Node):
+            replace(node, call(node, ATEN.mul.Tensor, other, call(node, ATEN.hardsigmoid.default, x)))
+            return
+
+
+def _summed(node: Any) -> Node | None:
+    """The x of relu6(x + 3)."""
+    if not is_call(node, ATEN.relu6.default, ATEN.hardtanh.default, ATEN.clamp.default):
+        return None
+    given = arguments(node)
+    low, high = (0, 6) if is_call(node, ATEN.relu6.default) else list(given.values())[1:3]
+    moved = given["self"]
+    if (low, high) != (0, 6) or not is_call(moved, ATEN.add.Tensor, ATEN.add.Scalar):
+        return None
+    x, by = moved.args[:2]
+    floating = isinstance(x, Node) and x.meta["val"].is_floating_point()
+    return x if floating and by == 3 and arguments(moved)["alpha"] == 1 else None
 
 
 def spell_silu(module: GraphModule) -> None:
@@ -108,7 +148,7 @@ def _gelu(product: Node, gate: Any, half: Any) -> tuple[Any, Node] | None:
 
 def _scaled(node: Any, factor: float) -> Node | None:
     """What a node is ``factor`` times of."""
-    if not is_call(node, ATEN.mul.Tensor, ATEN.mul.Scalar, ATEN.div.Tensor, ATEN.div.Scalar):
+    if not is_call(node, *_SCALED):
         return None
     a, b = node.args[:2]
     if node.target in (ATEN.mul.Tensor, ATEN.mul.Scalar):

@@ -22,6 +22,7 @@ from lvexport.converters.quantization.sites import sites, whole
 from lvexport.converters.rewrites.graph import ATEN, calls, is_call
 from lvexport.converters.rewrites.layers import LAYERS
 from lvexport.converters.tflite_fences import FENCES, fence
+from lvexport.converters.tflite_integers import write_layers
 from lvexport.validation.runtimes.registry import RUNTIMES
 
 
@@ -139,8 +140,6 @@ def handed_over(program: ExportedProgram) -> tuple[Any, Delegation]:
 
 def converted(target: str, program: ExportedProgram, out: Path) -> None:
     if target == "tflite":
-        from lvexport.converters.tflite_integers import write_layers
-
         write_layers(program, out, floats=True)
         return
     out.write_bytes(handed_over(program)[0].to_executorch().buffer)
@@ -265,9 +264,20 @@ def test_a_model_names_only_operators_that_it_has(tmp_path: Path) -> None:
     assert not used & set(FENCES.values()) - {schema.BuiltinOperator.SIN}  # which is the model's own
 
 
+@pytest.mark.parametrize("floats", [True, False])
+def test_hard_swish_is_in_floating_point_where_a_model_has_any(floats: bool, tmp_path: Path) -> None:
+    program, out = rounded(Between(lambda a, b, far: F.hardswish(a))), tmp_path / "made.tflite"
+    write_layers(program, out, floats)
+    model = schema.ModelT.InitFromPackedBuf(out.read_bytes(), 0)
+    (graph,) = model.subgraphs
+    (gate,) = (o for o in graph.operators if edits.code(model, o) == schema.BuiltinOperator.HARD_SWISH)
+    wanted = schema.TensorType.FLOAT32 if floats else schema.TensorType.INT8
+    assert {graph.tensors[place].type for place in (*gate.inputs, *gate.outputs)} == {wanted}
+
+
 def test_a_model_with_all_that_could_fence_is_refused() -> None:
     module = rounded(Between(lambda a, b, far: torch.maximum(a.ceil().cos(), b.sin().floor()))).module()
     assert isinstance(module, torch.fx.GraphModule)
     with pytest.raises(ConversionError, match="are all in this model"):
-        fence(module)
+        fence(module, fast=True)
     assert len(FENCES) == 4

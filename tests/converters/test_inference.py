@@ -323,6 +323,67 @@ def test_spelled_activations_are_named() -> None:
     assert operations(module) == {"gelu": 1, "silu": 1, "hardswish": 1, "add": 2}
 
 
+def relu6(x: Tensor) -> Tensor:
+    return nn.functional.relu6(x)
+
+
+HARD = {
+    "hardsigmoid": [
+        lambda x: relu6(x + 3) / 6,
+        lambda x: relu6(x + 3.0) * (1 / 6),
+        lambda x: (3 + x).clamp(0, 6).div(6.0),
+        lambda x: nn.functional.hardtanh(x + 3, 0.0, 6.0) / 6,
+    ],
+    "hardswish": [
+        lambda x: x * (relu6(x + 3) / 6),
+        lambda x: x * relu6(x + 3) / 6,
+        lambda x: x.add(3).clamp(0, 6).mul(1 / 6).mul(x),
+        lambda x: relu6(x + 3) * x * (1 / 6),
+    ],
+}
+
+
+class Function(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@pytest.mark.parametrize(("name", "form"), [(name, form) for name, forms in HARD.items() for form in forms])
+def test_hard_sigmoids_are_named_however_they_are_spelled(name: str, form: Callable[[Tensor], Tensor]) -> None:
+    x = 8 * torch.randn(4, 8)
+    module = rewritten(Function(form), x, names=["activations"])
+    assert operations(module) == {name: 1}
+    torch.testing.assert_close(module(x), form(x))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda x: relu6(x + 2) / 6,
+        lambda x: relu6(x + 3) / 5,
+        lambda x: (x + 3).clamp(0, 5) / 6,
+        lambda x: (x + 3).clamp(min=0) / 6,
+        lambda x: relu6(torch.add(x, 3, alpha=2)) / 6,
+        lambda x: relu6(x + x) / 6,
+    ],
+)
+def test_what_is_no_hard_sigmoid_stays(form: Callable[[Tensor], Tensor]) -> None:
+    x = 8 * torch.randn(4, 8)
+    module = rewritten(Function(form), x, names=["activations"])
+    assert operations(module).keys().isdisjoint(HARD)
+    torch.testing.assert_close(module(x), form(x))
+
+
+def test_a_hard_sigmoid_may_scale_another_map() -> None:
+    x = 8 * torch.randn(4, 8)
+    module = rewritten(Function(lambda x: x.exp() * relu6(x + 3) / 6), x, names=["activations"])
+    assert operations(module) == {"exp": 1, "hardsigmoid": 1, "mul": 1}
+
+
 class Biased(nn.Module):
     """A bias that is computed from a table and does not depend on the input."""
 
