@@ -33,7 +33,7 @@ _NO_NARROW = "XNNPACK's layers with 4-bit weights round activations as they come
 class ExecuTorch:
     """``fp16`` computes in half precision between single-precision inputs and outputs, ``w8`` in integers.
 
-    Normalisation, GELU and hard sigmoid stay in single precision, within the delegate.
+    Normalisation, GELU, SiLU, sigmoid and hard sigmoid stay in single precision, within the delegate.
 
     XNNPACK has no kernels for integer weights alone: what layers take is rounded to 8 bits as it comes.
     """
@@ -71,7 +71,7 @@ class ExecuTorch:
 
 
 def halved(program: ExportedProgram) -> ExportedProgram:
-    """The program in half precision, but for the activations that lose digits there in XNNPACK."""
+    """The program in half precision, but for activations that XNNPACK has not there, or not well enough."""
     from torch import ops
 
     from lvexport.converters.halves import halve

@@ -58,14 +58,14 @@ _SLOW = frozenset({ATEN.hardswish.default})
 _ON_ONE_GRID = (ATEN.cat.default, ATEN.max_pool2d.default)
 
 
-def fence(module: GraphModule, fast: bool) -> int | None:
+def fence(module: GraphModule, floats: bool) -> int | None:
     """Put an operator between rounded numbers and what would take others to their grid; which, None where none is.
 
-    ``fast``: also around operations that are faster in floating point, which a device of integers alone has not.
+    ``floats``: the model may compute in floating point what is faster so, for it is not meant for integers alone.
     Raises ConversionError where the program has all of them.
     """
     free = next((f for f in FENCES if not calls(module, f)), None)
-    edges = list(_edges(module, _LEFT - _SLOW if fast else _LEFT))
+    edges = list(_edges(module, _LEFT - _SLOW if floats else _LEFT))
     if not edges:
         return None
     if free is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.fx import GraphModule, Node
 
-from lvexport.converters.rewrites.graph import ATEN, arguments, call, calls, is_call, prune, replace, shape
+from lvexport.converters.rewrites.graph import ATEN, arguments, call, calls, is_call, prune, replace, shape, value
 
 _GATES = {ATEN.sigmoid.default: ATEN.silu.default, ATEN.hardsigmoid.default: ATEN.hardswish.default}
 _SCALED = (ATEN.mul.Tensor, ATEN.mul.Scalar, ATEN.div.Tensor, ATEN.div.Scalar)
@@ -21,7 +21,7 @@ def name_activations(module: GraphModule) -> None:
     """
     _name_hard_sigmoids(module)
     for product in calls(module, ATEN.mul.Tensor):
-        for gate, x in (product.args[:2], product.args[1::-1]):
+        for gate, x in _both_ways(product):
             named = _gated(gate, x) or _gelu(product, gate, x)
             if named is not None:
                 replace(product, call(product, *named))
@@ -39,15 +39,19 @@ def _name_hard_sigmoids(module: GraphModule) -> None:
             replace(node, call(node, ATEN.hardsigmoid.default, x))
         elif is_call(product, ATEN.mul.Tensor) and len(product.users) == 1:
             _name_gate(node, product)
-    prune(module)
 
 
 def _name_gate(node: Node, product: Node) -> None:
-    for gate, other in (product.args[:2], product.args[1::-1]):
+    for gate, other in _both_ways(product):
         x = _summed(gate)
         if x is not None and isinstance(other, Node):
             replace(node, call(node, ATEN.mul.Tensor, other, call(node, ATEN.hardsigmoid.default, x)))
             return
+
+
+def _both_ways(product: Node) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """What is multiplied, in either order."""
+    return product.args[:2], product.args[1::-1]
 
 
 def _summed(node: Any) -> Node | None:
@@ -60,7 +64,7 @@ def _summed(node: Any) -> Node | None:
     if (low, high) != (0, 6) or not is_call(moved, ATEN.add.Tensor, ATEN.add.Scalar):
         return None
     x, by = moved.args[:2]
-    floating = isinstance(x, Node) and x.meta["val"].is_floating_point()
+    floating = isinstance(x, Node) and value(x).is_floating_point()
     return x if floating and by == 3 and arguments(moved)["alpha"] == 1 else None
 
 

@@ -279,5 +279,5 @@ def test_a_model_with_all_that_could_fence_is_refused() -> None:
     module = rounded(Between(lambda a, b, far: torch.maximum(a.ceil().cos(), b.sin().floor()))).module()
     assert isinstance(module, torch.fx.GraphModule)
     with pytest.raises(ConversionError, match="are all in this model"):
-        fence(module, fast=True)
+        fence(module, floats=True)
     assert len(FENCES) == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -142,9 +143,7 @@ def test_xnnpack_takes_conversions(network: Tokens, rewrite: bool, tmp_path: Pat
     else:
         assert delegation.calls > 1
         assert "dim_order_ops._to_dim_order_copy.default" not in delegation.outside
-    artifact = tmp_path / "tokens.pte"
-    artifact.write_bytes(edge.to_executorch().buffer)
-    assert decibels(wanted, ran(artifact, x)) > 45
+    assert decibels(wanted, ran(written(edge, tmp_path / "tokens.pte"), x)) > 45
 
 
 @pytest.mark.parametrize("half", [True, False])
@@ -156,9 +155,7 @@ def test_hard_sigmoids_are_taken_whole(half: bool, tmp_path: Path) -> None:
     wanted, program = model(x), exported(model, x)
     edge, delegation = executorch.lowered(for_xnnpack(executorch.halved(program) if half else program))
     assert (delegation.calls, delegation.outside) == (1, {})
-    artifact = tmp_path / "hard.pte"
-    artifact.write_bytes(edge.to_executorch().buffer)
-    assert decibels(wanted, ran(artifact, x)) > (55 if half else 110)
+    assert decibels(wanted, ran(written(edge, tmp_path / "hard.pte"), x)) > (55 if half else 110)
 
 
 def test_hard_sigmoids_are_not_all_too_small(tmp_path: Path) -> None:
@@ -166,9 +163,7 @@ def test_hard_sigmoids_are_not_all_too_small(tmp_path: Path) -> None:
     model, x = nn.Hardsigmoid(), torch.randn(1, 4096)
     edge, delegation = executorch.lowered(for_xnnpack(executorch.halved(exported(model, x))))
     assert (delegation.calls, delegation.outside) == (1, {})
-    artifact = tmp_path / "hard.pte"
-    artifact.write_bytes(edge.to_executorch().buffer)
-    error = ran(artifact, x) - model(x)
+    error = ran(written(edge, tmp_path / "hard.pte"), x) - model(x)
     assert error.mean().abs() < 2e-5  # -1e-4 where a sixth is rounded to half precision
     assert error.std() < 2e-4
 
@@ -179,9 +174,8 @@ def test_sigmoids_err_no_more_than_rounding_does(model: nn.Module, tmp_path: Pat
     x = torch.randn(1, 4096).half().float()
     edge, delegation = executorch.lowered(for_xnnpack(executorch.halved(exported(model, x))))
     assert (delegation.calls, delegation.outside) == (1, {})
-    artifact = tmp_path / "sigmoid.pte"
-    artifact.write_bytes(edge.to_executorch().buffer)
-    assert decibels(model(x), ran(artifact, x)) > 72  # 66 to 68 in XNNPACK's half precision
+    found = ran(written(edge, tmp_path / "sigmoid.pte"), x)
+    assert decibels(model(x), found) > 72  # 66 to 68 in XNNPACK's half precision
 
 
 def test_conversions_beside_what_stays_outside_are_run(tmp_path: Path) -> None:
@@ -191,9 +185,7 @@ def test_conversions_beside_what_stays_outside_are_run(tmp_path: Path) -> None:
 
     x = torch.rand(2, 4)
     edge, delegation = executorch.lowered(for_xnnpack(exported(Outside(), x)))
-    artifact = tmp_path / "outside.pte"
-    artifact.write_bytes(edge.to_executorch().buffer)
-    assert decibels(Outside()(x), ran(artifact, x)) > 60
+    assert decibels(Outside()(x), ran(written(edge, tmp_path / "outside.pte"), x)) > 60
     assert "aten.cumsum.default" in delegation.outside
 
 
@@ -206,12 +198,17 @@ def test_weights_of_convolutions_take_half_the_bytes(tmp_path: Path) -> None:
         nn.ConvTranspose2d(128, 4, 2, stride=2),  # which stay in single precision
     )
     network.requires_grad_(False)
-    x, single, half = torch.rand(1, 3, 8, 8), tmp_path / "single.pte", tmp_path / "half.pte"
+    x = torch.rand(1, 3, 8, 8)
     wanted, program = network(x), exported(network, x)
-    single.write_bytes(executorch.lowered(for_xnnpack(program))[0].to_executorch().buffer)
-    half.write_bytes(executorch.lowered(for_xnnpack(executorch.halved(program)))[0].to_executorch().buffer)
+    single = written(executorch.lowered(for_xnnpack(program))[0], tmp_path / "single.pte")
+    half = written(executorch.lowered(for_xnnpack(executorch.halved(program)))[0], tmp_path / "half.pte")
     assert half.stat().st_size < 0.6 * single.stat().st_size
     assert decibels(wanted, ran(half, x)) > 45
+
+
+def written(edge: Any, out: Path) -> Path:
+    out.write_bytes(edge.to_executorch().buffer)
+    return out
 
 
 def ran(artifact: Path, x: Tensor) -> Tensor:

@@ -323,10 +323,7 @@ def test_spelled_activations_are_named() -> None:
     assert operations(module) == {"gelu": 1, "silu": 1, "hardswish": 1, "add": 2}
 
 
-def relu6(x: Tensor) -> Tensor:
-    return nn.functional.relu6(x)
-
-
+relu6 = nn.functional.relu6
 HARD = {
     "hardsigmoid": [
         lambda x: relu6(x + 3) / 6,
